@@ -1,0 +1,2 @@
+//! `holdup`: parses, logs, dispatches. No logic lives here.
+fn main() {}
