@@ -1,0 +1,240 @@
+//! What the agent runs by: every default filled in, every range checked, units in the types.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// All settings. Past this type there is no `Option` for what has a default.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// `[gateway]`
+    pub gateway: GatewaySettings,
+    /// `[power]`
+    pub power: PowerSettings,
+    /// The board's description, overrides applied.
+    pub board: BoardSettings,
+    /// `[store]`
+    pub store: StoreSettings,
+    /// `[ingest]`
+    pub ingest: IngestSettings,
+    /// `[[database]]`, highest priority first.
+    pub databases: Vec<DatabaseSettings>,
+}
+
+/// `[gateway]`: who this is and where its files are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewaySettings {
+    /// Names the gateway in records and messages.
+    pub id: String,
+    /// Everything that must last.
+    pub data_dir: PathBuf,
+    /// Sockets and locks; on a tmpfs, so that it can be used while `data_dir` is frozen.
+    pub run_dir: PathBuf,
+}
+
+impl GatewaySettings {
+    /// The readings.
+    pub fn store_path(&self) -> PathBuf {
+        self.data_dir.join("edge_store.db")
+    }
+
+    /// The outbound queue.
+    pub fn queue_path(&self) -> PathBuf {
+        self.data_dir.join("sync_queue.db")
+    }
+
+    /// The readings' socket.
+    pub fn ingest_socket(&self) -> PathBuf {
+        self.run_dir.join("ingest.sock")
+    }
+
+    /// Where `holdup status` asks.
+    pub fn status_socket(&self) -> PathBuf {
+        self.run_dir.join("status.sock")
+    }
+}
+
+/// What stands behind the 5 V rail when its input fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Seconds: every loss is the end.
+    Capacitor,
+    /// Hours: serve on until it is low.
+    Battery,
+}
+
+/// What to do when `park_max` has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnParkMax {
+    /// reboot(2) with power off.
+    PowerOff,
+    /// reboot(2) with halt.
+    Halt,
+    /// Stay parked.
+    Stay,
+}
+
+/// Whether parking freezes the data file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FreezePolicy {
+    /// Where `data_dir` is a mount of its own.
+    Auto,
+    /// Never.
+    Never,
+}
+
+/// `[power]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PowerSettings {
+    /// What stands behind the rail.
+    pub source: Source,
+    /// Measured hold-up time; `None` until it was measured.
+    pub holdup: Option<Duration>,
+    /// Lost time, summed over a sliding window of ten times this, that makes a loss real.
+    pub glitch: Duration,
+    /// How long power must be steady before the gateway resumes.
+    pub restore: Duration,
+    /// Longest ride on a battery before the plan runs.
+    pub ride_max: Duration,
+    /// Battery charge, in percent, at which the plan runs.
+    pub low_percent: u8,
+    /// Time for an empty supply to be full again; an outage before that has less hold-up.
+    pub recharge: Duration,
+    /// After this many outages in ten minutes, resuming needs `settle` instead of `restore`;
+    /// 0 is never.
+    pub settle_after: u32,
+    /// See `settle_after`.
+    pub settle: Duration,
+    /// How long to stay parked before `on_park_max`.
+    pub park_max: Duration,
+    /// What to do then.
+    pub on_park_max: OnParkMax,
+    /// Whether parking freezes the data file system.
+    pub freeze: FreezePolicy,
+    /// Whether the agent may power the machine off at all.
+    pub allow_poweroff: bool,
+}
+
+/// `[store]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// At most one commit in this time; zero commits as soon as the writer is idle.
+    pub commit_window: Duration,
+    /// Readings in one commit at most.
+    pub batch_rows: usize,
+    /// Keep readings for this many days after they arrived; `None` is for ever.
+    pub keep_days: Option<u32>,
+    /// Keep the database under this size; `None` is no limit.
+    pub max_bytes: Option<u64>,
+    /// An index on (sensor_name, timestamp): faster queries, twice the card writes.
+    pub index: bool,
+    /// How many client ids are remembered, so that a repeat is harmless.
+    pub remember_ids: u64,
+}
+
+/// `[ingest]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IngestSettings {
+    /// Longest line taken, in bytes without its newline.
+    pub max_line_bytes: usize,
+    /// Connections at one time.
+    pub max_clients: usize,
+    /// Bytes of readings that may wait for a commit, over all clients.
+    pub queue_bytes: usize,
+}
+
+/// `[[database]]`: another application's SQLite database that the plan makes durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseSettings {
+    /// The database file.
+    pub path: PathBuf,
+    /// Higher goes first; the agent's own store is 100, its queue 90.
+    pub priority: i32,
+    /// The systemd unit that writes it, if it may be stilled.
+    pub unit: Option<String>,
+}
+
+/// What is soldered where.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BoardSettings {
+    /// `rpi5`, `qemu-virt`, `sim`, or a site's own.
+    pub name: String,
+    /// How its lines are reached.
+    pub kind: BoardKind,
+    /// Raising `safe_to_cut` makes the supply cut and come back with the mains. Without it a
+    /// gateway that powered itself off would stay off.
+    pub cycles_supply: bool,
+    /// Mains lost.
+    pub power_fail: Option<LineSpec>,
+    /// The rail is sagging.
+    pub brownout: Option<LineSpec>,
+    /// The battery is nearly empty.
+    pub battery_low: Option<LineSpec>,
+    /// Someone is at the gateway (a button).
+    pub presence: Option<LineSpec>,
+    /// Output: the agent's state lamp.
+    pub status: Option<LineSpec>,
+    /// Output: everything is durable, the supply may be cut.
+    pub safe_to_cut: Option<LineSpec>,
+}
+
+/// How a board's lines are reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BoardKind {
+    /// The kernel's GPIO character device.
+    Gpio,
+    /// A Unix socket that tests and the demo speak to.
+    Sim {
+        /// Where it listens.
+        control: PathBuf,
+    },
+}
+
+/// One GPIO line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LineSpec {
+    /// The chip's label (`pinctrl-rp1`), never its number. `None` looks for the name on all.
+    pub chip: Option<String>,
+    /// Which line.
+    pub at: LineAt,
+    /// True: a high level means what the line is named for.
+    pub active_high: bool,
+    /// Pull resistor.
+    pub bias: Bias,
+}
+
+/// How a line is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LineAt {
+    /// By its number on the chip.
+    Offset(u32),
+    /// By the name that the device tree gives it (`GPIO6`).
+    Name(String),
+}
+
+/// Pull resistor of an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bias {
+    /// Leave what the firmware set.
+    AsIs,
+    /// None.
+    Disabled,
+    /// To the supply.
+    PullUp,
+    /// To ground.
+    PullDown,
+}
+
+impl BoardSettings {
+    /// Is this the simulated board? Nothing real is powered off or frozen there.
+    pub fn is_sim(&self) -> bool {
+        matches!(self.kind, BoardKind::Sim { .. })
+    }
+
+    /// The simulated board's socket.
+    pub fn sim_control(&self) -> Option<&Path> {
+        match &self.kind {
+            BoardKind::Sim { control } => Some(control),
+            BoardKind::Gpio => None,
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! One file system that holds what must last, and the latch on its first failed sync.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use rustix::fs::{Mode, OFlags};
+
+/// A durable operation that was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum DurableError {
+    /// The operation failed.
+    #[error("cannot {what} {}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// An earlier sync failed; nothing is called durable after that.
+    #[error("an earlier sync failed ({0}); restart the agent after the medium was checked")]
+    Latched(String),
+}
+
+/// The file system under one directory.
+///
+/// All syncs go through it, so that the first failed one is remembered.
+#[derive(Debug)]
+pub struct Medium {
+    dir: PathBuf,
+    fd: rustix::fd::OwnedFd,
+    failed: OnceLock<String>,
+}
+
+impl Medium {
+    /// The file system that holds `dir`, which must exist.
+    pub fn open(dir: &Path) -> Result<Self, DurableError> {
+        let fd = rustix::fs::open(
+            dir,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(|e| fault("open directory", dir, e.into()))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            fd,
+            failed: OnceLock::new(),
+        })
+    }
+
+    /// The directory it was opened for.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The directory's descriptor, for [`freeze`] and [`thaw`].
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Fails once any sync on this medium has failed.
+    pub fn healthy(&self) -> Result<(), DurableError> {
+        match self.failed.get() {
+            None => Ok(()),
+            Some(why) => Err(DurableError::Latched(why.clone())),
+        }
+    }
+
+    /// Remembers a sync that failed elsewhere (inside SQLite), so that nothing on this medium
+    /// is called durable again. The first failure is the one that is kept.
+    pub fn latch(&self, why: &str) {
+        if self.failed.set(why.to_owned()).is_ok() {
+            log::error!("sync failed on {}: {why}", self.dir.display());
+        }
+    }
+
+    /// Puts the data of `file` on the medium (fdatasync). `path` is for the error's text.
+    pub fn sync_data(&self, file: impl AsFd, path: &Path) -> Result<(), DurableError> {
+        self.healthy()?;
+        self.keep(rustix::fs::fdatasync(file), "sync", path)
+    }
+
+    /// Writes `bytes` to a new file beside `path`, syncs it, renames it over `path` and syncs
+    /// the directory: afterwards `path` holds the old or the new bytes, whatever happens.
+    pub fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
+        self.healthy()?;
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".new");
+        let fresh = path.with_file_name(name);
+        let mut file = File::create(&fresh).map_err(|e| fault("create", &fresh, e))?;
+        file.write_all(bytes)
+            .map_err(|e| fault("write", &fresh, e))?;
+        self.keep(rustix::fs::fsync(&file), "sync", &fresh)?;
+        rustix::fs::rename(&fresh, path).map_err(|e| fault("rename to", path, e.into()))?;
+        self.sync_parent(path)
+    }
+
+    /// A file of `len` bytes at `path` whose blocks are written, not just reserved: the first
+    /// real write then needs no journal. An existing file of that size is used as it is.
+    pub fn preallocate(&self, path: &Path, len: u64) -> Result<File, DurableError> {
+        self.healthy()?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(|e| fault("open", path, e))?;
+        let have = file
+            .metadata()
+            .map_err(|e| fault("look at", path, e))?
+            .len();
+        if have < len {
+            let zeros = [0u8; 4096];
+            let mut at = have;
+            while at < len {
+                let n = usize::try_from((len - at).min(4096)).unwrap_or(4096);
+                file.write_all_at(&zeros[..n], at)
+                    .map_err(|e| fault("extend", path, e))?;
+                at += n as u64;
+            }
+            self.keep(rustix::fs::fsync(&file), "sync", path)?;
+            self.sync_parent(path)?;
+        }
+        Ok(file)
+    }
+
+    /// Writes back everything dirty on this file system.
+    pub fn syncfs(&self) -> Result<(), DurableError> {
+        self.healthy()?;
+        self.keep(rustix::fs::syncfs(&self.fd), "syncfs", &self.dir)
+    }
+
+    /// Makes the names in the directory of `path` durable.
+    pub fn sync_parent(&self, path: &Path) -> Result<(), DurableError> {
+        self.healthy()?;
+        let dir = match path.parent() {
+            Some(p) if !p.as_os_str().is_empty() => p,
+            _ => Path::new("."),
+        };
+        let file = File::open(dir).map_err(|e| fault("open directory", dir, e))?;
+        self.keep(rustix::fs::fsync(&file), "sync directory", dir)
+    }
+
+    fn keep(
+        &self,
+        done: rustix::io::Result<()>,
+        what: &'static str,
+        path: &Path,
+    ) -> Result<(), DurableError> {
+        done.map_err(|e| {
+            self.latch(&format!("{what} {}: {e}", path.display()));
+            fault(what, path, e.into())
+        })
+    }
+}
+
+fn fault(what: &'static str, path: &Path, source: io::Error) -> DurableError {
+    DurableError::Io {
+        what,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+// <linux/fs.h>: _IOWR('X', 119, int) and _IOWR('X', 120, int).
+const FIFREEZE: rustix::ioctl::Opcode = rustix::ioctl::opcode::read_write::<libc::c_int>(b'X', 119);
+const FITHAW: rustix::ioctl::Opcode = rustix::ioctl::opcode::read_write::<libc::c_int>(b'X', 120);
+
+/// Freezes the file system that `fd` lies on: everything dirty is written, then nothing more
+/// until [`thaw`]. Not interruptible once begun. `EBUSY`: it is frozen already.
+pub fn freeze(fd: BorrowedFd<'_>) -> io::Result<()> {
+    control::<FIFREEZE>(fd)
+}
+
+/// Undoes one freeze. `EINVAL`: it was not frozen.
+pub fn thaw(fd: BorrowedFd<'_>) -> io::Result<()> {
+    control::<FITHAW>(fd)
+}
+
+#[expect(unsafe_code, reason = "FIFREEZE and FITHAW have no wrapper in rustix")]
+fn control<const OPCODE: rustix::ioctl::Opcode>(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: both ioctls ignore their argument; rustix passes none.
+    unsafe { rustix::ioctl::ioctl(fd, rustix::ioctl::NoArg::<OPCODE>::new())? };
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_one_failed_sync_nothing_is_called_durable_again() {
+        let home = tempfile::tempdir().expect("temp dir");
+        let medium = Medium::open(home.path()).expect("open");
+        medium
+            .replace(&home.path().join("a"), b"one")
+            .expect("replace");
+        medium.latch("fdatasync edge_store.db-wal: Input/output error");
+        let again = medium
+            .replace(&home.path().join("a"), b"two")
+            .expect_err("latched");
+        assert!(again.to_string().contains("Input/output error"), "{again}");
+        assert_eq!(std::fs::read(home.path().join("a")).expect("read"), b"one");
+    }
+
+    #[test]
+    fn a_preallocated_file_has_no_unwritten_extent_and_keeps_what_it_holds() {
+        let home = tempfile::tempdir().expect("temp dir");
+        let medium = Medium::open(home.path()).expect("open");
+        let path = home.path().join("ring");
+        let mut file = medium.preallocate(&path, 10_000).expect("first");
+        file.write_all(b"kept").expect("write");
+        medium.preallocate(&path, 10_000).expect("second");
+        let bytes = std::fs::read(&path).expect("read");
+        assert_eq!(bytes.len(), 10_000);
+        assert_eq!(&bytes[..4], b"kept");
+        assert!(bytes[4..].iter().all(|b| *b == 0));
+    }
+
+    #[test]
+    fn a_directory_that_is_missing_is_named() {
+        let e = Medium::open(Path::new("/nonexistent/holdup")).expect_err("missing");
+        assert!(e.to_string().contains("/nonexistent/holdup"), "{e}");
+    }
+}
