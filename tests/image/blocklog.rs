@@ -3,7 +3,8 @@
 //!
 //! The log is complete at any instant, while the machine runs and after it died: QEMU writes the
 //! superblock again after every entry. The card gets no flushes (QEMU's sd-card has no cache to
-//! flush), so "written" is "durable" here.
+//! flush), so "written" is "durable" here. It also takes one sector of 512 bytes at a time,
+//! whatever the guest's request was: count bytes or runs of sectors, not entries.
 //!
 //! Format: a superblock sector (u64 magic, u64 version, u64 entries, u32 sector size; little
 //! endian), then for each entry a sector (u64 sector, u64 count, u64 flags, u64 data length)

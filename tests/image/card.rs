@@ -26,8 +26,9 @@ pub(crate) struct Card {
 /// What `e2fsck` said.
 #[derive(Debug)]
 pub(crate) struct Fsck {
-    /// Nothing had to be repaired.
-    pub(crate) clean: bool,
+    /// What was damaged. A replayed journal and the free counts, which ext4 brings up to date only
+    /// at an unmount, are no damage.
+    pub(crate) damage: Vec<String>,
     pub(crate) report: String,
 }
 
@@ -92,9 +93,8 @@ impl Card {
         put_back.args(["seek=1", "conv=notrunc"]);
         succeed(put_back);
         fs::remove_file(partition).expect("removing the partition's copy");
-        // A replayed journal is no damage, but is reported as a modification.
         Fsck {
-            clean: code == 0 || only_replayed(&report),
+            damage: damage(&report),
             report,
         }
     }
@@ -157,8 +157,18 @@ fn partition_table(sectors: u64) -> [u8; 512] {
     record
 }
 
-fn only_replayed(report: &str) -> bool {
-    report.contains("recovering journal") && !report.contains("Fix")
+/// The findings which e2fsck asked about, each with its question.
+fn damage(report: &str) -> Vec<String> {
+    let lines: Vec<&str> = report
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    (0..lines.len())
+        .filter(|&at| lines[at].contains("? yes"))
+        .map(|at| lines[at.saturating_sub(1)..=at].join(" "))
+        .filter(|finding| !finding.contains("Free blocks count wrong"))
+        .filter(|finding| !finding.contains("Free inodes count wrong"))
+        .collect()
 }
 
 /// Copies in blocks of 1 MiB, which is also where the partition begins.

@@ -33,7 +33,7 @@ pub(crate) enum Rate {
 /// What was sent and what came back.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Account {
-    /// Lines that left the host whole; the gateway may have seen fewer.
+    /// Lines begun; the gateway may have seen fewer.
     pub(crate) sent: u64,
     /// The first so many lines are durable, the gateway said, or had their error.
     pub(crate) acked: u64,
@@ -60,8 +60,8 @@ impl Account {
 #[derive(Debug)]
 pub(crate) struct Load {
     account: Arc<Mutex<Account>>,
-    stop_sending: Arc<AtomicBool>,
-    stop_reading: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+    hang_up: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     stream: UnixStream,
 }
@@ -99,8 +99,8 @@ impl Load {
         // A port opens once, for both directions.
         let job = machine.spawn(feed, &format!("{program} 0<>{port} 1>&0"));
         let account = Arc::new(Mutex::new(Account::default()));
-        let stop_sending = Arc::new(AtomicBool::new(false));
-        let stop_reading = Arc::new(AtomicBool::new(false));
+        let stop = Arc::new(AtomicBool::new(false));
+        let hang_up = Arc::new(AtomicBool::new(false));
         stream
             .set_read_timeout(Some(GLANCE))
             .expect("a time-out above zero");
@@ -108,17 +108,18 @@ impl Load {
             .set_write_timeout(Some(GLANCE))
             .expect("a time-out above zero");
         let sender = {
-            let (stream, account, stop) = (clone(&stream), account.clone(), stop_sending.clone());
-            thread::spawn(move || send(stream, rate, &reading, &account, &stop))
+            let (stream, account) = (clone(&stream), account.clone());
+            let (stop, hang_up) = (stop.clone(), hang_up.clone());
+            thread::spawn(move || send(stream, rate, &reading, &account, [&stop, &hang_up]))
         };
         let reader = {
-            let (stream, account, stop) = (clone(&stream), account.clone(), stop_reading.clone());
-            thread::spawn(move || receive(stream, &account, &stop))
+            let (stream, account, hang_up) = (clone(&stream), account.clone(), hang_up.clone());
+            thread::spawn(move || receive(stream, &account, &hang_up))
         };
         let load = Self {
             account,
-            stop_sending,
-            stop_reading,
+            stop,
+            hang_up,
             threads: vec![sender, reader],
             stream,
         };
@@ -143,36 +144,38 @@ impl Load {
 
     /// Sends nothing more, waits until all that was sent is acknowledged, and hangs up.
     pub(crate) fn finish(mut self) -> Account {
-        self.stop_sending.store(true, Ordering::Relaxed);
-        self.threads.remove(0).join().expect("the sender ends");
+        self.stop.store(true, Ordering::Relaxed);
+        poll(GENEROUS, || self.threads[0].is_finished().then_some(()))
+            .unwrap_or_else(|| panic!("the gateway took no more lines: {:?}", self.account()));
         // Asks for the commit of a last batch that would wait for its window; counts as a line.
-        write_line(&mut self.stream, "{\"flush\":true}", &self.stop_reading)
-            .then(|| lock_and(&self.account, |account| account.sent += 1));
+        lock_and(&self.account, |account| account.sent += 1);
+        write_line(&mut self.stream, "{\"flush\":true}", &self.hang_up);
         self.wait_for("the last acknowledgement", |account| {
             account.ended || account.acked >= account.sent
         });
-        self.hang_up()
+        self.close()
     }
 
     /// Ends both directions now; what the gateway had acknowledged by then. For after a power cut.
-    pub(crate) fn hang_up(mut self) -> Account {
-        self.end();
+    pub(crate) fn close(mut self) -> Account {
+        for ended in self.end() {
+            ended.expect("a thread of the load panicked");
+        }
         self.account()
     }
 
-    fn end(&mut self) {
-        self.stop_sending.store(true, Ordering::Relaxed);
-        self.stop_reading.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            thread.join().ok();
-        }
+    fn end(&mut self) -> Vec<thread::Result<()>> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.hang_up.store(true, Ordering::Relaxed);
+        let ended = self.threads.drain(..).map(JoinHandle::join).collect();
         self.stream.shutdown(std::net::Shutdown::Both).ok();
+        ended
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.end();
+        drop(self.end());
     }
 }
 
@@ -181,29 +184,33 @@ fn send(
     rate: Rate,
     reading: &dyn Fn(u64) -> String,
     account: &Mutex<Account>,
-    stop: &AtomicBool,
+    [stop, hang_up]: [&AtomicBool; 2],
 ) {
     for number in 0.. {
-        if stop.load(Ordering::Relaxed) || !write_line(&mut stream, &reading(number), stop) {
+        if stop.load(Ordering::Relaxed) {
             return;
         }
+        // Counted first: an acknowledgement must never overtake the account.
         lock_and(account, |account| account.sent += 1);
+        if !write_line(&mut stream, &reading(number), hang_up) {
+            return;
+        }
         if let Rate::Every(time) = rate {
             pace(time);
         }
     }
 }
 
-/// Writes a whole line, however long the gateway makes it wait; false when it was told to stop
+/// Writes a whole line, however long the gateway makes it wait; false when it was told to hang up
 /// while it waited, or the gateway is gone: then half a line may have gone.
-fn write_line(stream: &mut UnixStream, line: &str, stop: &AtomicBool) -> bool {
+fn write_line(stream: &mut UnixStream, line: &str, hang_up: &AtomicBool) -> bool {
     let line = format!("{line}\n");
     let mut rest = line.as_bytes();
     while !rest.is_empty() {
         match stream.write(rest) {
             Ok(count) => rest = &rest[count..],
             Err(error) if is_timeout(&error) => {
-                if stop.load(Ordering::Relaxed) {
+                if hang_up.load(Ordering::Relaxed) {
                     return false;
                 }
             }
@@ -213,10 +220,10 @@ fn write_line(stream: &mut UnixStream, line: &str, stop: &AtomicBool) -> bool {
     true
 }
 
-fn receive(stream: UnixStream, account: &Mutex<Account>, stop: &AtomicBool) {
+fn receive(stream: UnixStream, account: &Mutex<Account>, hang_up: &AtomicBool) {
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
-    while !stop.load(Ordering::Relaxed) {
+    while !hang_up.load(Ordering::Relaxed) {
         match reader.read_until(b'\n', &mut line) {
             Ok(count) if count > 0 && line.ends_with(b"\n") => {
                 let text = String::from_utf8_lossy(&line).trim().to_owned();

@@ -22,7 +22,8 @@ fn what_was_synced_survives_a_cut_and_what_was_not_is_lost() {
     assert!(!machine.is_on());
 
     let after = card.copy();
-    after.fsck();
+    let checked = after.fsck();
+    assert!(checked.damage.is_empty(), "{}", checked.report);
     let folder = tempfile::tempdir().expect("a folder");
     let outside = folder.path().join("file");
     assert!(after.extract("/synced", &outside));
@@ -36,7 +37,13 @@ fn what_was_synced_survives_a_cut_and_what_was_not_is_lost() {
     machine.mount("/data");
     assert_eq!(machine.run("ls /data"), "lost+found\nsynced\n");
     machine.power_off();
-    assert!(card.fsck().clean, "{}", card.fsck().report);
+    let checked = card.fsck();
+    assert!(checked.damage.is_empty(), "{}", checked.report);
+    assert!(
+        !checked.report.contains("recovering journal"),
+        "{}",
+        checked.report
+    );
 }
 
 #[test]
