@@ -13,6 +13,18 @@ const GUEST_PROGRAMS: [&str; 2] = ["line_watch", "foreign_writer"];
 /// The card, its file system and nothing else: consoles, GPIO and virtio are built in.
 const MODULES: [&str; 3] = ["sdhci-pci", "mmc_block", "ext4"];
 
+/// What the scripts exit with when a tool is missing on this machine.
+const UNAVAILABLE: i32 = 69;
+
+/// Why there are no parts.
+#[derive(Debug)]
+enum Obstacle {
+    /// Something that tests/install would bring; a reason to skip.
+    Missing(String),
+    /// Everything is here and it failed: always a failure.
+    Broken(String),
+}
+
 /// Everything needed to boot.
 #[derive(Debug)]
 pub(crate) struct Parts {
@@ -25,10 +37,11 @@ pub(crate) struct Parts {
 /// The parts, or `None` with the reason printed: the test is skipped then. With
 /// `HOLDUP_TESTS_STRICT` set, whatever is missing is a failure.
 pub(crate) fn parts() -> Option<&'static Parts> {
-    static PARTS: OnceLock<Result<Parts, String>> = OnceLock::new();
+    static PARTS: OnceLock<Result<Parts, Obstacle>> = OnceLock::new();
     match PARTS.get_or_init(gather) {
         Ok(parts) => Some(parts),
-        Err(missing) => {
+        Err(Obstacle::Broken(reason)) => panic!("{reason}"),
+        Err(Obstacle::Missing(missing)) => {
             assert!(
                 std::env::var_os("HOLDUP_TESTS_STRICT").is_none(),
                 "an emulated gateway cannot be made here: {missing}"
@@ -41,7 +54,7 @@ pub(crate) fn parts() -> Option<&'static Parts> {
     }
 }
 
-fn gather() -> Result<Parts, String> {
+fn gather() -> Result<Parts, Obstacle> {
     need_qemu_10()?;
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
     script(top, "image/fetch-kernel", &[])?;
@@ -66,11 +79,13 @@ fn gather() -> Result<Parts, String> {
 }
 
 /// QEMU 7.2, bookworm's own, has one UART on `virt` where the technician's port needs a second.
-fn need_qemu_10() -> Result<(), String> {
+fn need_qemu_10() -> Result<(), Obstacle> {
     let output = Command::new("qemu-system-aarch64")
         .arg("--version")
         .output()
-        .map_err(|error| format!("qemu-system-aarch64: {error}; run tests/install"))?;
+        .map_err(|error| {
+            Obstacle::Missing(format!("qemu-system-aarch64: {error}; run tests/install"))
+        })?;
     let text = String::from_utf8_lossy(&output.stdout);
     let major = text
         .split_whitespace()
@@ -80,15 +95,15 @@ fn need_qemu_10() -> Result<(), String> {
         .and_then(|major| major.parse::<u32>().ok());
     match major {
         Some(major) if major >= 10 => Ok(()),
-        Some(_) | None => Err(format!(
+        Some(_) | None => Err(Obstacle::Missing(format!(
             "QEMU 10 or newer is needed, this is {}; run tests/install",
             text.lines().next().unwrap_or("unknown")
-        )),
+        ))),
     }
 }
 
 /// Runs one of the project's scripts; cheap when it has nothing to do.
-fn script(top: &Path, path: &str, arguments: &[&str]) -> Result<(), String> {
+fn script(top: &Path, path: &str, arguments: &[&str]) -> Result<(), Obstacle> {
     let output = Command::new(top.join(path))
         .args(arguments)
         .current_dir(top)
@@ -97,13 +112,11 @@ fn script(top: &Path, path: &str, arguments: &[&str]) -> Result<(), String> {
         .env_remove("RUSTC")
         .env_remove("CARGO_TARGET_DIR")
         .output()
-        .map_err(|error| format!("{path}: {error}"))?;
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(format!(
-            "{path} failed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        ))
+        .map_err(|error| Obstacle::Broken(format!("{path}: {error}")))?;
+    let report = || format!("{path}: {}", String::from_utf8_lossy(&output.stderr));
+    match output.status.code() {
+        Some(0) => Ok(()),
+        Some(UNAVAILABLE) => Err(Obstacle::Missing(report())),
+        Some(_) | None => Err(Obstacle::Broken(report())),
     }
 }
