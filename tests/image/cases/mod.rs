@@ -1,0 +1,3 @@
+//! What is asked of the gateway, a file for each matter.
+
+mod emulator;
