@@ -1,1 +1,9 @@
-//! Tests.
+//! Rooms and the real binary against the simulated board, without root.
+
+mod agent;
+mod cross;
+mod demo;
+mod faults;
+#[path = "../support/home.rs"]
+mod home;
+mod rooms;

@@ -69,7 +69,6 @@ pub(crate) struct Load {
 impl Load {
     /// Streams `reading(0)`, `reading(1)`, … into a `holdup ingest` in the guest, over virtio port
     /// `feed` (one of [`crate::machine::FEEDS`]).
-    #[expect(dead_code, reason = "for the cases that run the agent")]
     pub(crate) fn start(
         machine: &Machine,
         feed: &str,

@@ -157,13 +157,11 @@ impl Machine {
     }
 
     /// Starts `holdup run`.
-    #[expect(dead_code, reason = "for the cases that run the agent")]
     pub(crate) fn spawn_agent(&self) -> Job {
         self.spawn("agent", &format!("holdup run --config {CONFIG}"))
     }
 
     /// What `holdup status --json` prints; `None` while it fails.
-    #[expect(dead_code, reason = "for the cases that run the agent")]
     pub(crate) fn status(&self) -> Option<Value> {
         let answer = self.sh(&format!(
             "holdup status --json --config {CONFIG} 2>/dev/null"

@@ -14,3 +14,4 @@ mod machine;
 mod parts;
 mod patience;
 mod qtest;
+mod scene;

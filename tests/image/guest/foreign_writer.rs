@@ -1,8 +1,9 @@
 //! Runs in the emulated gateway: another program's SQLite database, written by that program.
 //!
-//! `foreign_writer DATABASE wal|delete PAUSE_MS [fill]`: creates `items(n, body)` and inserts rows
-//! one transaction each for ever, printing `committed N` after each. `fill` bytes a row, 100
-//! unless given. `synchronous` is FULL, so what it printed was durable.
+//! `foreign_writer DATABASE wal|delete PAUSE_MS [FILL [SYNCHRONOUS]]`: creates `items(n, body)` and
+//! inserts rows, one transaction each, for ever, printing `committed N` after each; a lock that
+//! somebody else holds is waited for. FILL bytes a row, 100 unless given. SYNCHRONOUS is FULL
+//! unless given: then what it printed was durable.
 #![expect(clippy::print_stdout, reason = "printing is half of its task")]
 #![expect(
     clippy::disallowed_methods,
@@ -17,11 +18,11 @@ use rusqlite::Connection;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [database, mode, pause_ms, fill @ ..] = arguments.as_slice() else {
-        anyhow::bail!("usage: foreign_writer DATABASE wal|delete PAUSE_MS [FILL_BYTES]");
+    let [database, mode, pause_ms, rest @ ..] = arguments.as_slice() else {
+        anyhow::bail!("usage: foreign_writer DATABASE wal|delete PAUSE_MS [FILL_BYTES [SYNCHRONOUS]]");
     };
     let pause = Duration::from_millis(pause_ms.parse().context("PAUSE_MS")?);
-    let fill: usize = fill
+    let fill: usize = rest
         .first()
         .map_or(Ok(100), |fill| fill.parse())
         .context("FILL_BYTES")?;
@@ -29,9 +30,12 @@ fn main() -> Result<()> {
     let set: String =
         connection.query_row(&format!("PRAGMA journal_mode={mode}"), [], |row| row.get(0))?;
     ensure!(set == *mode, "{database} is in mode {set}");
-    connection.execute_batch(
-        "PRAGMA synchronous=FULL; CREATE TABLE IF NOT EXISTS items(n INTEGER PRIMARY KEY, body)",
-    )?;
+    let synchronous = rest.get(1).map_or("FULL", String::as_str);
+    connection.busy_timeout(Duration::from_secs(600))?;
+    connection.execute_batch(&format!(
+        "PRAGMA synchronous={synchronous};
+         CREATE TABLE IF NOT EXISTS items(n INTEGER PRIMARY KEY, body)"
+    ))?;
     loop {
         connection.execute(
             "INSERT INTO items(body) VALUES (zeroblob(?1))",
