@@ -4,6 +4,7 @@ mod agent;
 mod cross;
 mod demo;
 mod faults;
+mod guard;
 #[path = "../support/home.rs"]
 mod home;
 mod rooms;
