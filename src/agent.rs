@@ -12,7 +12,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -27,11 +28,11 @@ use crate::durable::{Closer, DurableError, Gate, Medium};
 use crate::guard::{
     ForeignDatabase, Guard, GuardOptions, GuardedDatabase, Instance, InstanceError, KernelMachine,
     Machine, MachineError, OutageRecord, OwnStore, PlanOptions, RecordError, Shared, SimMachine,
-    StoreSlot, lock_memory,
+    lock_memory,
 };
-use crate::ingest;
-use crate::queue::{self, QueueError};
-use crate::store::{Store, StoreError, StoreOptions};
+use crate::ingest::{self, IngestError, IngestOptions};
+use crate::queue;
+use crate::store::{Desk, Intake, Observer, Store, StoreError, StoreOptions};
 
 use costs::{CostsKeeper, Governor, guarded, lock};
 use lines::{BoardLamps, BoardLines, LinesSeen};
@@ -42,6 +43,10 @@ pub use status::{Database, Gpio, Status};
 
 /// Worker threads for sockets.
 const SOCKET_THREADS: usize = 2;
+/// How often the opener looks whether the agent ends while the gate is closed.
+const GATE_LOOK: Duration = Duration::from_millis(500);
+/// After a failed accept.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 /// Time that connections get to end.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -73,12 +78,15 @@ pub enum AgentError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The queue.
+    /// The readings' socket.
     #[error(transparent)]
-    Queue(#[from] QueueError),
+    Ingest(#[from] IngestError),
     /// The guard's threads.
     #[error("cannot start the guard")]
     Guard(#[source] io::Error),
+    /// Told to stop before the store could be opened.
+    #[error("stopped before power was good: the store was never opened")]
+    StoppedEarly,
     /// The sockets' threads, or signals.
     #[error("cannot set up the agent")]
     Runtime(#[source] io::Error),
@@ -95,8 +103,9 @@ impl AgentError {
             | Self::Durable(_)
             | Self::Record(_)
             | Self::Store(_)
-            | Self::Queue(_)
+            | Self::Ingest(_)
             | Self::Guard(_)
+            | Self::StoppedEarly
             | Self::Runtime(_) => 4,
         }
     }
@@ -123,19 +132,28 @@ pub fn run(loaded: Loaded, config_path: &Path) -> Result<(), AgentError> {
     for warning in &loaded.warnings {
         log::warn!("{warning}");
     }
-    let agent = Agent::start(loaded.settings)?;
-    agent.serve(config_path)
+    // Before anything is started: a signal that comes early must not end the process.
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(AgentError::Runtime)?;
+    let ended = signals.handle();
+    let agent = Agent::start(loaded.settings, Box::new(move || ended.close()))?;
+    for signal in signals.forever() {
+        if signal == SIGHUP {
+            agent.reload(config_path);
+        } else {
+            log::info!("stopping");
+            agent.stop();
+        }
+    }
+    agent.end()
 }
 
 /// The running agent.
 struct Agent {
-    settings: Arc<Mutex<Settings>>,
-    shared: Arc<Shared>,
+    source: Arc<StatusSource>,
     gate: Arc<Gate>,
     medium: Arc<Medium>,
     guard: Guard,
-    store: Store,
-    source: Arc<StatusSource>,
+    opener: JoinHandle<Result<Store, AgentError>>,
     reporter: Reporter,
     runtime: tokio::runtime::Runtime,
     shutdown: watch::Sender<bool>,
@@ -144,7 +162,8 @@ struct Agent {
 }
 
 impl Agent {
-    fn start(settings: Settings) -> Result<Self, AgentError> {
+    /// Starts everything; `ended` is called once when the agent ends, by order or not.
+    fn start(settings: Settings, ended: Box<dyn FnOnce() + Send>) -> Result<Self, AgentError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let started = clock.mono();
         let (data_dir, run_dir) = (&settings.gateway.data_dir, &settings.gateway.run_dir);
@@ -161,7 +180,6 @@ impl Agent {
         }
         let medium = Arc::new(Medium::open(data_dir)?);
         let gate = Arc::new(Gate::new());
-        gate.close(Closer::Agent);
         let boot = boot_id().unwrap_or_else(|| "unknown".to_owned());
         let record_path = settings.gateway.record_path();
         let (record, marks, last) =
@@ -172,10 +190,40 @@ impl Agent {
         let (keeper, budget) = CostsKeeper::open(data_dir);
         let budget = Arc::new(Mutex::new(budget));
         let shared = Arc::new(Shared::new(settings.power, last).map_err(AgentError::Guard)?);
-        let slot: StoreSlot = Arc::new(OnceLock::new());
         let seen = Arc::new(Mutex::new(LinesSeen::default()));
+        let desk = Desk::new();
+        let source = Arc::new(StatusSource {
+            settings: Arc::new(Mutex::new(settings.clone())),
+            shared: Arc::clone(&shared),
+            orders: desk.orders(),
+            budget: Arc::clone(&budget),
+            seen: Arc::clone(&seen),
+            machine: Arc::clone(&machine),
+            clock: Arc::clone(&clock),
+            started,
+            card: keeper.card().to_owned(),
+        });
+        let (pauses, pause) = Pauses::new(Arc::clone(&shared), desk.orders());
+        let pauses = Arc::new(pauses);
+        let governor = Arc::new(Governor {
+            budget: Arc::clone(&budget),
+            orders: desk.orders(),
+            shared: Arc::clone(&shared),
+            guarded: guarded(&settings),
+            pauses: Arc::clone(&pauses),
+        });
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(SOCKET_THREADS)
+            .thread_name("holdup-socket")
+            .enable_all()
+            .build()
+            .map_err(AgentError::Runtime)?;
+        let (shutdown, stopping) = watch::channel(false);
+        let intake = desk.intake();
+        runtime.block_on(serve_sockets(&settings, intake, pause, stopping, Arc::clone(&source)))?;
+
         let mut databases: Vec<Box<dyn GuardedDatabase>> =
-            vec![Box::new(OwnStore::new(&settings.gateway.store_path(), Arc::clone(&slot)))];
+            vec![Box::new(OwnStore::new(&settings.gateway.store_path(), desk.orders()))];
         for d in &settings.databases {
             databases.push(Box::new(ForeignDatabase::new(d.clone(), Arc::clone(&clock))));
         }
@@ -186,169 +234,185 @@ impl Agent {
             can_cut,
             gate: Arc::clone(&gate),
             clock: Arc::clone(&clock),
-            machine: Arc::clone(&machine),
-            opener: Box::new(BoardLines { board: settings.board.clone(), seen: Arc::clone(&seen) }),
+            machine,
+            opener: Box::new(BoardLines { board: settings.board.clone(), seen }),
             lamps: Box::new(BoardLamps::open(&settings.board)),
             shared: Arc::clone(&shared),
-            plan: PlanOptions { medium: Arc::clone(&medium), record, marks, databases, budget: Arc::clone(&budget) },
+            plan: PlanOptions { medium: Arc::clone(&medium), record, marks, databases, budget },
+            ended,
         })
         .map_err(AgentError::Guard)?;
-
-        // From here on the guard runs: it must be stopped in order, whatever else fails.
-        let rest = (|| {
-            let governor = Arc::new(Governor {
-                budget: Arc::clone(&budget),
-                slot: Arc::clone(&slot),
-                shared: Arc::clone(&shared),
-                guarded: guarded(&settings),
-                state_changed: OnceLock::new(),
-            });
-            let store = Store::start(StoreOptions {
-                settings: settings.store,
-                path: settings.gateway.store_path(),
-                medium: Arc::clone(&medium),
-                gate: Arc::clone(&gate),
-                clock: Arc::clone(&clock),
-                observer: Arc::clone(&governor) as Arc<dyn crate::store::Observer>,
-            })?;
-            slot.set(store.orders()).ok();
-            queue::ensure(&settings.gateway.queue_path(), &medium)?;
-            governor.govern();
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(SOCKET_THREADS)
-                .thread_name("holdup-socket")
-                .enable_all()
-                .build()
-                .map_err(AgentError::Runtime)?;
-            let source = Arc::new(StatusSource {
-                settings: Arc::new(Mutex::new(settings.clone())),
-                shared: Arc::clone(&shared),
-                slot: Arc::clone(&slot),
-                budget: Arc::clone(&budget),
-                seen: Arc::clone(&seen),
-                machine: Arc::clone(&machine),
-                clock: Arc::clone(&clock),
-                started,
-                card: keeper.card().to_owned(),
-            });
-            let (pauses, pause) = Pauses::new(Arc::clone(&shared), Arc::clone(&slot));
-            let pauses = Arc::new(pauses);
-            let told = Arc::clone(&pauses);
-            governor.state_changed.set(Box::new(move || told.update())).ok();
-            let (shutdown, stopping) = watch::channel(false);
-            runtime.block_on(serve_sockets(&settings, store.intake(), pause, stopping, Arc::clone(&source)))?;
-            gate.open(Closer::Agent);
-            let reporter = Reporter::start(
-                notices,
-                Arc::clone(&source),
-                pauses,
-                governor,
-                keeper,
-                Arc::clone(&gate),
-                Arc::clone(&medium),
-            )
-            .map_err(AgentError::Guard)?;
-            Ok((store, runtime, source, shutdown, reporter))
-        })();
-        let (store, runtime, source, shutdown, reporter) = match rest {
-            Ok(rest) => rest,
-            Err(e) => {
-                shared.stop();
-                guard.join();
-                return Err(e);
-            }
+        let reporter = Reporter::start(
+            notices,
+            Arc::clone(&source),
+            pauses,
+            Arc::clone(&governor),
+            keeper,
+            Arc::clone(&gate),
+            Arc::clone(&medium),
+        )
+        .map_err(AgentError::Guard)?;
+        let opener = Opener {
+            settings,
+            medium: Arc::clone(&medium),
+            gate: Arc::clone(&gate),
+            clock,
+            governor,
+            desk,
+            shared,
         };
+        let opener = std::thread::Builder::new()
+            .name("holdup-open".into())
+            .spawn(move || opener.open())
+            .map_err(AgentError::Guard)?;
         if let Err(e) = lock_memory() {
             log::info!("memory is not locked: {e}");
         }
-        Ok(Self {
-            settings: Arc::clone(&source.settings),
-            shared,
-            gate,
-            medium,
-            guard,
-            store,
-            source,
-            reporter,
-            runtime,
-            shutdown,
-            instance,
-        })
+        reporter.ready();
+        Ok(Self { source, gate, medium, guard, opener, reporter, runtime, shutdown, instance })
     }
 
-    fn serve(self, config_path: &Path) -> Result<(), AgentError> {
-        let Self {
-            settings,
-            shared,
-            gate,
-            medium,
-            guard,
-            store,
-            source,
-            reporter,
-            runtime,
-            shutdown,
-            instance,
-        } = self;
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(AgentError::Runtime)?;
-        let ended = signals.handle();
-        let joiner = std::thread::Builder::new()
-            .name("holdup-end".into())
-            .spawn(move || {
-                guard.join();
-                ended.close();
-            })
-            .map_err(AgentError::Runtime)?;
-        reporter.ready();
-        for signal in signals.forever() {
-            if signal == SIGHUP {
-                reload(config_path, &settings, &shared, &store);
-            } else {
-                log::info!("stopping");
-                reporter.stopping(&gate, &medium);
-                shared.stop();
+    /// Asks for the end; it comes when the plan has run.
+    fn stop(&self) {
+        self.reporter.stopping(&self.gate, &self.medium);
+        self.source.shared.stop();
+    }
+
+    /// After the guard thread has ended: the plan is done, everything acknowledged is durable,
+    /// and the gate stays closed.
+    fn end(self) -> Result<(), AgentError> {
+        self.guard.join();
+        self.shutdown.send_replace(true);
+        self.runtime.shutdown_timeout(LINGER);
+        let opened = self.opener.join();
+        self.reporter.end();
+        let settings = lock(&self.source.settings).gateway.clone();
+        for path in [settings.ingest_socket(), settings.status_socket()] {
+            if let Err(e) = remove_stale(&path) {
+                log::info!("cannot remove {}: {e}", path.display());
             }
         }
-        // The plan is done: everything acknowledged is durable, the gate stays closed.
-        joiner.join().ok();
-        shutdown.send_replace(true);
-        runtime.shutdown_timeout(LINGER);
-        store.stop();
-        reporter.end();
-        remove_sockets(&lock(&settings).clone());
-        log::info!("stopped; {} readings acknowledged in this run", source.status().acked);
-        drop(instance);
+        match opened {
+            Ok(Ok(store)) => store.stop(),
+            Ok(Err(AgentError::StoppedEarly)) => log::info!("the store was never opened"),
+            Ok(Err(e)) => return Err(e),
+            // A panic there was printed, and aborts the process in release.
+            Err(_) => return Err(AgentError::Runtime(io::Error::other("the store's opener panicked"))),
+        }
+        log::info!("stopped; {} readings acknowledged in this run", self.source.status().acked);
+        drop(self.instance);
         Ok(())
+    }
+
+    /// SIGHUP: new power and store settings take effect at once; the rest needs a restart and
+    /// says so.
+    fn reload(&self, config_path: &Path) {
+        let loaded = match config::load(config_path) {
+            Ok(loaded) => loaded,
+            Err(e) => {
+                log::error!("the configuration is not taken over, the old one stays: {}", explain(&e));
+                return;
+            }
+        };
+        let new = loaded.settings;
+        let mut held = lock(&self.source.settings);
+        for (what, changed) in [
+            ("[gateway]", held.gateway != new.gateway),
+            ("[board] or power.board", held.board != new.board),
+            ("power.freeze", held.power.freeze != new.power.freeze),
+            ("[ingest]", held.ingest != new.ingest),
+            ("[[database]]", held.databases != new.databases),
+            ("store.index", held.store.index != new.store.index),
+        ] {
+            if changed {
+                log::warn!("{what} has changed: it takes effect when the agent is restarted");
+            }
+        }
+        held.power = new.power;
+        held.store = new.store;
+        self.source.shared.set_settings(new.power);
+        self.source.orders.reconfigure(new.store);
+        log::info!("configuration taken over from {}", config_path.display());
+    }
+}
+
+/// Opens the databases behind the guard: as soon as the gate is open, which it is not when the
+/// agent starts with power lost.
+struct Opener {
+    settings: Settings,
+    medium: Arc<Medium>,
+    gate: Arc<Gate>,
+    clock: Arc<dyn Clock>,
+    governor: Arc<Governor>,
+    desk: Desk,
+    shared: Arc<Shared>,
+}
+
+impl Opener {
+    /// The store, or why the agent ends: then the guard is told to end too.
+    fn open(self) -> Result<Store, AgentError> {
+        let opened = loop {
+            match self.try_open() {
+                Err(AgentError::Store(StoreError::GateClosed { .. })) => {
+                    if self.shared.has_ended() {
+                        break Err(AgentError::StoppedEarly);
+                    }
+                    drop(self.gate.enter_timeout(GATE_LOOK));
+                }
+                other => break other,
+            }
+        };
+        match &opened {
+            Ok(_) => self.governor.govern(),
+            Err(_) => self.shared.stop(),
+        }
+        opened
+    }
+
+    fn try_open(&self) -> Result<Store, AgentError> {
+        let Self { settings, medium, gate, clock, .. } = self;
+        queue::ensure(&settings.gateway.queue_path(), medium, gate, &**clock)?;
+        let store = Store::start(StoreOptions {
+            settings: settings.store,
+            path: settings.gateway.store_path(),
+            medium: Arc::clone(medium),
+            gate: Arc::clone(gate),
+            clock: Arc::clone(clock),
+            observer: Arc::clone(&self.governor) as Arc<dyn Observer>,
+            desk: self.desk.clone(),
+        })?;
+        Ok(store)
     }
 }
 
 /// Binds both sockets, then serves them in the background.
 async fn serve_sockets(
     settings: &Settings,
-    intake: crate::store::Intake,
+    intake: Intake,
     pause: watch::Receiver<Option<ingest::Pause>>,
     stopping: watch::Receiver<bool>,
     source: Arc<StatusSource>,
 ) -> Result<(), AgentError> {
-    let path = settings.gateway.ingest_socket();
+    let options =
+        IngestOptions { settings: settings.ingest, socket: settings.gateway.ingest_socket() };
+    let listener = ingest::bind(&options.socket)?;
+    tokio::spawn(ingest::serve(listener, options, intake, pause, stopping));
+    let path = settings.gateway.status_socket();
     let io = |what, path: &Path| {
         let path = path.to_owned();
         move |source| AgentError::Io { what, path, source }
     };
-    let listener = ingest::bind(&path).map_err(io("listen on", &path))?;
-    let limits = settings.ingest;
-    tokio::spawn(async move {
-        if let Err(e) = ingest::serve(listener, limits, intake, pause, stopping).await {
-            log::error!("ingest ended: {}", explain(&e));
-        }
-    });
-    let path = settings.gateway.status_socket();
     remove_stale(&path).map_err(io("replace", &path))?;
     let listener = UnixListener::bind(&path).map_err(io("listen on", &path))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).map_err(io("set the mode of", &path))?;
+    let mode = fs::Permissions::from_mode(0o660);
+    fs::set_permissions(&path, mode).map_err(io("set the mode of", &path))?;
     tokio::spawn(async move {
         loop {
-            let Ok((mut stream, _)) = listener.accept().await else { continue };
+            let Ok((mut stream, _)) = listener.accept().await else {
+                // Out of descriptors, most likely: they come back.
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            };
             let source = Arc::clone(&source);
             tokio::spawn(async move {
                 let answer = serde_json::to_vec(&source.status()).unwrap_or_default();
@@ -369,48 +433,10 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-fn remove_sockets(settings: &Settings) {
-    for path in [settings.gateway.ingest_socket(), settings.gateway.status_socket()] {
-        if let Err(e) = remove_stale(&path) {
-            log::info!("cannot remove {}: {e}", path.display());
-        }
-    }
-}
-
 fn make_dir(path: &Path) -> Result<(), AgentError> {
     fs::create_dir_all(path).map_err(|source| AgentError::Io {
         what: "make directory",
         path: path.to_owned(),
         source,
     })
-}
-
-/// SIGHUP: new power and store settings take effect at once; the rest needs a restart and says so.
-fn reload(config_path: &Path, settings: &Mutex<Settings>, shared: &Shared, store: &Store) {
-    let loaded = match config::load(config_path) {
-        Ok(loaded) => loaded,
-        Err(e) => {
-            log::error!("the configuration is not taken over, the old one stays: {}", explain(&e));
-            return;
-        }
-    };
-    let new = loaded.settings;
-    let mut held = lock(settings);
-    for (what, changed) in [
-        ("[gateway]", held.gateway != new.gateway),
-        ("[board] or power.board", held.board != new.board),
-        ("power.freeze", held.power.freeze != new.power.freeze),
-        ("[ingest]", held.ingest != new.ingest),
-        ("[[database]]", held.databases != new.databases),
-        ("store.index", held.store.index != new.store.index),
-    ] {
-        if changed {
-            log::warn!("{what} has changed: it takes effect when the agent is restarted");
-        }
-    }
-    held.power = new.power;
-    held.store = new.store;
-    shared.set_settings(new.power);
-    store.orders().reconfigure(new.store);
-    log::info!("configuration taken over from {}", config_path.display());
 }

@@ -7,16 +7,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::Settings;
 use crate::durable::{Gate, Medium};
-use crate::guard::{Shared, StoreSlot};
+use crate::guard::Shared;
 use crate::power::{Budget, Tail};
-use crate::store::{Observer, StoreState};
+use crate::store::{Observer, Orders, StoreState};
 
 /// Cards that are remembered.
 const CARDS: usize = 8;
@@ -24,6 +24,8 @@ const CARDS: usize = 8;
 const RIDING_FRAMES: u32 = 16;
 /// Without a measured hold-up time the WAL is kept at this size.
 const UNMEASURED_FRAMES: u32 = 500;
+
+use super::reporter::Pauses;
 
 type Counts = Vec<(u8, u32)>;
 
@@ -121,22 +123,15 @@ fn card_id(dir: &Path) -> String {
 #[derive(Debug)]
 pub(super) struct Governor {
     pub(super) budget: Arc<Mutex<Budget>>,
-    pub(super) slot: StoreSlot,
+    pub(super) orders: Orders,
     pub(super) shared: Arc<Shared>,
     pub(super) guarded: u32,
-    pub(super) state_changed: OnceLock<Box<dyn Fn() + Send + Sync>>,
-}
-
-impl std::fmt::Debug for dyn Fn() + Send + Sync {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Fn()")
-    }
+    pub(super) pauses: Arc<Pauses>,
 }
 
 impl Governor {
     /// Sets the limit that today's knowledge allows.
     pub(super) fn govern(&self) {
-        let Some(orders) = self.slot.get() else { return };
         let settings = self.shared.published().settings;
         let limit = match settings.holdup {
             _ if self.shared.is_riding() => RIDING_FRAMES,
@@ -146,7 +141,7 @@ impl Governor {
                 lock(&self.budget).wal_limit(allowed, self.guarded)
             }
         };
-        orders.set_wal_limit(limit);
+        self.orders.set_wal_limit(limit);
     }
 }
 
@@ -161,9 +156,7 @@ impl Observer for Governor {
     }
 
     fn state(&self, _state: StoreState) {
-        if let Some(tell) = self.state_changed.get() {
-            tell();
-        }
+        self.pauses.update();
     }
 }
 

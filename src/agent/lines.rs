@@ -32,7 +32,11 @@ impl LineOpener for BoardLines {
         let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match opened {
             Ok(inputs) => {
-                *seen = LinesSeen { open: Some(inputs.describe()), why_not: None };
+                let open = inputs.describe();
+                for m in &open.missing {
+                    log::warn!("input {}: {}", m.line, m.why);
+                }
+                *seen = LinesSeen { open: Some(open), why_not: None };
                 Some(Box::new(Reader { inputs, seen: Arc::clone(&self.seen) }))
             }
             Err(e) => {
@@ -94,34 +98,30 @@ impl LineReader for Reader {
 /// The board's outputs; one that cannot be set is told once.
 #[derive(Debug)]
 pub(super) struct BoardLamps {
-    pub(super) outputs: Option<board::Outputs>,
+    pub(super) outputs: board::Outputs,
     pub(super) status: Option<bool>,
 }
 
 impl BoardLamps {
     /// Opens them. An output that cannot be had costs a lamp, not the guard.
     pub(super) fn open(board: &BoardSettings) -> Self {
-        let outputs = board::open_outputs(board)
-            .inspect_err(|e| log::warn!("outputs: {}", super::explain(e)))
-            .ok();
+        let outputs = board::open_outputs(board);
+        for m in outputs.missing() {
+            log::warn!("output {}: {}", m.line, m.why);
+        }
         Self { outputs, status: None }
     }
 }
 
 impl Lamps for BoardLamps {
     fn set_status(&mut self, on: bool) {
-        if self.status != Some(on)
-            && let Some(outputs) = &mut self.outputs
-            && outputs.set_status(on).is_ok()
-        {
+        if self.status != Some(on) && self.outputs.set_status(on).is_ok() {
             self.status = Some(on);
         }
     }
 
     fn set_safe_to_cut(&mut self, on: bool) {
-        if let Some(outputs) = &mut self.outputs {
-            // Without it the supply is not cut: the gateway stays parked, which status tells.
-            outputs.set_safe_to_cut(on).ok();
-        }
+        // Without it the supply is not cut: the gateway stays parked, which status tells.
+        self.outputs.set_safe_to_cut(on).ok();
     }
 }

@@ -14,10 +14,10 @@ use tokio::sync::watch;
 
 use crate::clock::{Clock, Mono};
 use crate::durable::{Gate, Medium};
-use crate::guard::{Ended, LastOutage, Notices, Shared, StoreSlot};
+use crate::guard::{Ended, LastOutage, Notices, Shared};
 use crate::ingest::Pause;
 use crate::power::{Notice, State};
-use crate::store::StoreState;
+use crate::store::{Orders, StoreState};
 
 use super::costs::{CostsKeeper, Governor, lock};
 use super::status::StatusSource;
@@ -34,18 +34,18 @@ const KEEP: Duration = Duration::from_secs(600);
 pub(super) struct Pauses {
     tx: watch::Sender<Option<Pause>>,
     shared: Arc<Shared>,
-    slot: StoreSlot,
+    orders: Orders,
 }
 
 impl Pauses {
-    pub(super) fn new(shared: Arc<Shared>, slot: StoreSlot) -> (Self, watch::Receiver<Option<Pause>>) {
+    pub(super) fn new(shared: Arc<Shared>, orders: Orders) -> (Self, watch::Receiver<Option<Pause>>) {
         let (tx, rx) = watch::channel(Some(Pause::Starting));
-        (Self { tx, shared, slot }, rx)
+        (Self { tx, shared, orders }, rx)
     }
 
     /// Works the pause out from the states of supply and store.
     pub(super) fn update(&self) {
-        let full = self.slot.get().is_some_and(|o| o.stats().state == StoreState::DiskFull);
+        let store = self.orders.stats().state;
         let pause = match self.shared.published().state {
             // Clients see nothing of a glitch.
             State::Suspect { .. } => return,
@@ -56,7 +56,11 @@ impl Pauses {
             | State::Stopping
             | State::Off => Some(Pause::PowerFailing),
             State::Good | State::Brownout | State::OnBattery { .. } => {
-                full.then_some(Pause::DiskFull)
+                match store {
+                    StoreState::Starting => Some(Pause::Starting),
+                    StoreState::DiskFull => Some(Pause::DiskFull),
+                    StoreState::Running | StoreState::Failed(_) | StoreState::Stopped => None,
+                }
             }
         };
         self.tx.send_if_modified(|held| std::mem::replace(held, pause) != pause);
@@ -213,9 +217,7 @@ impl Desk {
     }
 
     fn let_writers_go_on(&self) {
-        if let Some(orders) = self.source.slot.get() {
-            orders.retry_now();
-        }
+        self.source.orders.retry_now();
     }
 }
 

@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
-use crate::board::LinesDescription;
+use crate::board::{Input, LinesDescription};
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::guard::{DatabaseView, LastOutage, Machine, Shared, StoreSlot};
+use crate::guard::{DatabaseView, LastOutage, Machine, Shared};
 use crate::power::{Assessment, Budget, Reason, Situation, assess};
-use crate::store::StoreState;
+use crate::store::{Orders, StoreState};
 
 use super::costs::{guarded, lock};
 use super::lines::LinesSeen;
@@ -120,7 +120,7 @@ pub struct Gpio {
 pub(super) struct StatusSource {
     pub(super) settings: Arc<Mutex<Settings>>,
     pub(super) shared: Arc<Shared>,
-    pub(super) slot: StoreSlot,
+    pub(super) orders: Orders,
     pub(super) budget: Arc<Mutex<Budget>>,
     pub(super) seen: Arc<Mutex<LinesSeen>>,
     pub(super) machine: Arc<dyn Machine>,
@@ -133,12 +133,12 @@ impl StatusSource {
     /// Would the gateway make it now?
     pub(super) fn assessment(&self) -> Assessment {
         let published = self.shared.published();
-        let stats = self.slot.get().map(|o| o.stats());
+        let stats = self.orders.stats();
         let mut found: heapless::Vec<Reason, 2> = heapless::Vec::new();
-        let store_reason = match stats.as_ref().map(|s| &s.state) {
-            Some(StoreState::Failed(_)) => Some(Reason::StoreFailed),
-            Some(StoreState::DiskFull) => Some(Reason::DiskFull),
-            Some(StoreState::Running | StoreState::Stopped) | None => None,
+        let store_reason = match stats.state {
+            StoreState::Failed(_) => Some(Reason::StoreFailed),
+            StoreState::DiskFull => Some(Reason::DiskFull),
+            StoreState::Starting | StoreState::Running | StoreState::Stopped => None,
         };
         found.extend(store_reason);
         let guarded = guarded(&lock(&self.settings));
@@ -148,7 +148,7 @@ impl StatusSource {
             left: published.holdup_left,
             glitch: published.settings.glitch,
             budget: &lock(&self.budget),
-            wal_frames: stats.as_ref().map_or(0, |s| s.wal_frames),
+            wal_frames: stats.wal_frames,
             guarded,
             found: &found,
         })
@@ -156,7 +156,7 @@ impl StatusSource {
 
     /// As the plan thread saw them last; the store's own numbers as they are now.
     fn databases(&self) -> Vec<Database> {
-        let frames = self.slot.get().map(|o| o.stats().wal_frames);
+        let frames = Some(self.orders.stats().wal_frames);
         let mut all: Vec<_> = self.shared.databases().into_iter().map(Database::from).collect();
         for own in all.iter_mut().filter(|d| d.role == "own") {
             own.wal_frames = frames;
@@ -169,7 +169,7 @@ impl StatusSource {
         let assessment = self.assessment();
         let published = self.shared.published();
         let settings = lock(&self.settings).clone();
-        let stats = self.slot.get().map(|o| o.stats());
+        let stats = self.orders.stats();
         let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         Status {
             gateway: settings.gateway.id,
@@ -185,20 +185,13 @@ impl StatusSource {
             holdup_ms: published.settings.holdup.map(ms),
             holdup_left_ms: ms(published.holdup_left),
             predicted_ms: ms(assessment.predicted),
-            wal_frames: stats.as_ref().map_or(0, |s| s.wal_frames),
-            acked: stats.as_ref().map_or(0, |s| s.acked),
-            stored: stats.as_ref().map_or(0, |s| s.stored),
-            store_bytes: stats.as_ref().map_or(0, |s| s.bytes),
-            expired: stats.as_ref().map_or(0, |s| s.expired),
-            commits: stats.as_ref().map_or(0, |s| s.commits),
-            store: match stats.map(|s| s.state) {
-                None => "starting",
-                Some(StoreState::Running) => "running",
-                Some(StoreState::DiskFull) => "disk_full",
-                Some(StoreState::Failed(_)) => "failed",
-                Some(StoreState::Stopped) => "stopped",
-            }
-            .to_owned(),
+            wal_frames: stats.wal_frames,
+            acked: stats.acked,
+            stored: stats.stored,
+            store_bytes: stats.bytes,
+            expired: stats.expired,
+            commits: stats.commits,
+            store: stats.state.name().to_owned(),
             last_outage: self.shared.last_outage(),
             databases: self.databases(),
             gpio: gpio(&lock(&self.seen)),
@@ -214,11 +207,11 @@ fn gpio(seen: &LinesSeen) -> Gpio {
     let Some(LinesDescription { abi, lines, .. }) = &seen.open else {
         return Gpio { abi: "none".to_owned(), error: seen.why_not.clone(), ..Gpio::default() };
     };
-    let fail = lines.iter().find(|l| l.input == crate::board::Input::PowerFail);
+    let fail = lines.iter().find(|l| l.line == Input::PowerFail.name());
     Gpio {
-        abi: abi.to_string(),
+        abi: (*abi).to_owned(),
         chip: fail.map(|l| l.chip.clone()),
-        line: fail.and_then(|l| l.offset),
+        line: fail.map(|l| l.offset),
         error: None,
     }
 }

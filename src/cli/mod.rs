@@ -99,7 +99,7 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(args: &Args) -> anyhow::Result<u8> {
-    let out = &mut io::stdout().lock();
+    let out = &mut io::stdout();
     match &args.verb {
         Verb::Run => run::run(&args.config),
         Verb::Demo { json } => demo::run(out, *json),
@@ -107,7 +107,9 @@ fn dispatch(args: &Args) -> anyhow::Result<u8> {
         Verb::Doctor { json } => doctor::run(&args.config, out, *json),
         Verb::Ingest { json } => {
             let settings = crate::config::load(&args.config)?.settings;
-            ingest::run(&settings, *json, out)
+            let progress = !json && io::stderr().is_terminal();
+            let opts = ingest::IngestOpts { json: *json, progress };
+            ingest::run(&settings, &opts, io::stdin(), out, &mut io::stderr())
         }
         Verb::Config { what: ConfigVerb::Check { json } } => config::check(&args.config, out, *json),
         Verb::Config { what: ConfigVerb::Show { json } } => config::show(&args.config, out, *json),

@@ -26,7 +26,7 @@ pub use foreign::ForeignDatabase;
 pub use instance::{Instance, InstanceError};
 pub use machine::{KernelMachine, Machine, MachineError, SimMachine};
 pub use mount::freeze_refusal;
-pub use own::{OwnStore, StoreSlot};
+pub use own::OwnStore;
 pub use plan::{Decision, Plan, Step};
 pub use record::{Ended, LastOutage, OutageRecord, RecordError, StepReport, read_last};
 pub use runner::{PlanOptions, PlanThread};

@@ -2,7 +2,7 @@
 //!
 //! Guarding starts before the store is open; until then there is nothing of ours to make durable.
 
-use std::sync::{Arc, OnceLock};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::store::{Mode, OrderError, Orders, StoreState};
@@ -14,22 +14,19 @@ const PRIORITY: i32 = 100;
 /// An early checkpoint is not waited for longer than this; it goes on by itself.
 const EARLY: Duration = Duration::from_millis(200);
 
-/// Where the agent leaves the store's orders once it is open.
-pub type StoreSlot = Arc<OnceLock<Orders>>;
-
 /// See the module's text.
 #[derive(Debug)]
 pub struct OwnStore {
     path: String,
     name: String,
-    slot: StoreSlot,
+    orders: Orders,
 }
 
 impl OwnStore {
-    /// The store at `path`; its orders will be in `slot`.
-    pub fn new(path: &std::path::Path, slot: StoreSlot) -> Self {
+    /// The store at `path`, which takes `orders`.
+    pub fn new(path: &Path, orders: Orders) -> Self {
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        Self { path: path.display().to_string(), name, slot }
+        Self { path: path.display().to_string(), name, orders }
     }
 }
 
@@ -43,64 +40,50 @@ impl GuardedDatabase for OwnStore {
     }
 
     fn frames(&self) -> u32 {
-        self.slot.get().map_or(0, |o| o.stats().wal_frames)
+        self.orders.stats().wal_frames
     }
 
     fn settle(&mut self) {
-        if let Some(orders) = self.slot.get() {
-            orders.settle();
-        }
+        self.orders.settle();
     }
 
     fn commit(&mut self, left: Duration) -> Result<(), String> {
-        match self.slot.get().map(|o| o.commit_in_flight(left)) {
-            None | Some(Ok(_)) => Ok(()),
+        match self.orders.commit_in_flight(left) {
             // A store that has stopped acknowledges nothing, so nothing of it is outstanding.
-            Some(Err(OrderError::Failed)) => Ok(()),
-            Some(Err(e @ OrderError::Timeout)) => Err(e.to_string()),
+            Ok(_) | Err(OrderError::Failed) => Ok(()),
+            Err(e @ OrderError::Timeout) => Err(e.to_string()),
         }
     }
 
     fn checkpoint(&mut self, left: Duration) -> Result<u32, String> {
-        match self.slot.get().map(|o| o.checkpoint(Mode::Truncate, left)) {
-            None => Ok(0),
-            Some(Ok(report)) if report.complete() => Ok(report.wal_frames),
-            Some(Ok(report)) => Err(format!(
-                "a reader holds {} of {} frames back",
-                report.wal_frames - report.backfilled,
-                report.wal_frames
-            )),
-            Some(Err(e)) => Err(e.to_string()),
+        let report = self.orders.checkpoint(Mode::Truncate, left).map_err(|e| e.to_string())?;
+        if report.complete() {
+            return Ok(report.wal_frames);
         }
+        let kept = report.wal_frames - report.backfilled;
+        Err(format!("a reader holds {kept} of {} frames back", report.wal_frames))
     }
 
     fn checkpoint_early(&mut self) {
-        if let Some(orders) = self.slot.get()
-            && let Err(e) = orders.checkpoint(Mode::Passive, EARLY)
-        {
+        if let Err(e) = self.orders.checkpoint(Mode::Passive, EARLY) {
             log::info!("early checkpoint of {}: {e}", self.name);
         }
     }
 
     fn release(&mut self) {
-        if let Some(orders) = self.slot.get() {
-            orders.retry_now();
-        }
+        self.orders.retry_now();
     }
 
     fn view(&self) -> DatabaseView {
-        let stats = self.slot.get().map(Orders::stats);
+        let stats = self.orders.stats();
         DatabaseView {
             path: self.path.clone(),
             role: "own",
             priority: PRIORITY,
-            wal_frames: stats.as_ref().map(|s| s.wal_frames),
-            state: match stats.map(|s| s.state) {
-                None => "not open yet".to_owned(),
-                Some(StoreState::Running) => "running".to_owned(),
-                Some(StoreState::DiskFull) => "the medium is full".to_owned(),
-                Some(StoreState::Failed(why)) => format!("failed: {why}"),
-                Some(StoreState::Stopped) => "stopped".to_owned(),
+            wal_frames: Some(stats.wal_frames),
+            state: match stats.state {
+                StoreState::Failed(why) => format!("failed: {why}"),
+                other => other.name().to_owned(),
             },
         }
     }

@@ -82,6 +82,8 @@ pub struct GuardOptions {
     pub shared: Arc<Shared>,
     /// The plan thread's part.
     pub plan: PlanOptions,
+    /// Called once, when the guard thread ends after a stop.
+    pub ended: Box<dyn FnOnce() + Send>,
 }
 
 /// The guard's threads, joined at the end.
@@ -119,6 +121,7 @@ impl Guard {
             ended: false,
         };
         let mut opener = options.opener;
+        let ended = options.ended;
         let thread = std::thread::Builder::new()
             .name("holdup-guard".into())
             .spawn(move || {
@@ -127,6 +130,7 @@ impl Guard {
                 }
                 watch.run(&mut *opener);
                 watch.shared.set_ended();
+                ended();
             })?;
         Ok((
             Self {

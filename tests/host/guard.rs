@@ -248,6 +248,7 @@ impl World {
                 databases: vec![database("low", 1, fails), database("high", 9, false)],
                 budget: Arc::new(Mutex::new(Budget::default())),
             },
+            ended: Box::new(|| ()),
         })
         .expect("guard");
         let world = Self { home, lines, gate, shared, journal, guard: Some(guard) };
