@@ -1,1 +1,3 @@
-//! Tests.
+//! Rooms against the simulated board, in files and sockets of their own.
+
+mod config;
