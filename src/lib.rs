@@ -3,6 +3,7 @@
 //! Data flows one way: `board -> power -> guard -> store -> durable`. Each room's own page says
 //! what it promises and what it must never do; `tests/host/rooms.rs` holds the imports to it.
 
+pub mod board;
 pub mod cli;
 pub mod clock;
 pub mod config;
