@@ -1,6 +1,8 @@
 //! Rooms and the real binary against the simulated board, without root.
 
 mod agent;
+mod board;
+mod config;
 mod cross;
 mod demo;
 mod faults;

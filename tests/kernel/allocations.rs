@@ -1,0 +1,34 @@
+//! Counts what this thread allocates.
+#![expect(unsafe_code, reason = "a global allocator is unsafe to write")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+thread_local! {
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The system's allocator, counted.
+#[derive(Debug)]
+pub(crate) struct Counted;
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counted {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.set(COUNT.get() + 1);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+/// Allocations of this thread while `work` ran.
+pub(crate) fn during<T>(work: impl FnOnce() -> T) -> (T, u64) {
+    let before = COUNT.get();
+    let done = work();
+    (done, COUNT.get() - before)
+}
