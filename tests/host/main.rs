@@ -1,1 +1,7 @@
-//! Tests.
+//! Rooms against a simulated world, in one binary.
+
+mod ingest;
+mod ingest_verb;
+mod measure;
+mod store;
+mod store_world;

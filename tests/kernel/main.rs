@@ -1,1 +1,3 @@
-//! Tests.
+//! Against the real kernel; skipped with a printed reason where it lacks what a test needs.
+
+mod flushes;
