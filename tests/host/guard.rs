@@ -1,7 +1,5 @@
 //! The guard's threads against lines, a machine and databases that note what was asked of them.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,33 +16,8 @@ use holdup::guard::{
 use holdup::power::{Budget, Levels, Line, State};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll as poll_fds};
 
+use crate::allocations;
 use crate::home::poll;
-
-/// Counts every allocation of the thread that makes it.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-#[expect(unsafe_code, reason = "an allocator is made of unsafe functions")]
-// SAFETY: hands everything to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // Not counted while a thread ends.
-        ALLOCATIONS.try_with(|n| n.set(n.get() + 1)).ok();
-        // SAFETY: the caller's contract is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's contract is passed on.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 /// What was asked of machine and databases, in order.
 type Journal = Arc<Mutex<Vec<String>>>;
@@ -78,7 +51,7 @@ impl FakeLines {
 
 impl LineReader for FakeLines {
     fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration) -> Result<(), LinesLost> {
-        self.at_last.store(ALLOCATIONS.get(), Ordering::SeqCst);
+        self.at_last.store(allocations::so_far(), Ordering::SeqCst);
         let timeout = rustix::time::Timespec {
             tv_sec: timeout.as_secs() as i64,
             tv_nsec: timeout.subsec_nanos().into(),
@@ -95,7 +68,7 @@ impl LineReader for FakeLines {
             return Ok(None);
         }
         self.at_edge
-            .compare_exchange(u64::MAX, ALLOCATIONS.get(), Ordering::SeqCst, Ordering::SeqCst)
+            .compare_exchange(u64::MAX, allocations::so_far(), Ordering::SeqCst, Ordering::SeqCst)
             .ok();
         Ok(Some(wire.edges.remove(0)))
     }

@@ -1,6 +1,8 @@
 //! Rooms against the kernel itself. What this machine's kernel lacks is skipped, with the reason.
 
+#[path = "../support/allocations.rs"]
 mod allocations;
+mod flushes;
 mod gpio;
 mod gpio_sim;
 

@@ -15,7 +15,8 @@ pub(crate) struct Counted;
 // SAFETY: every call goes to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counted {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.set(COUNT.get() + 1);
+        // A thread that ends has no count any more.
+        COUNT.try_with(|n| n.set(n.get() + 1)).ok();
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc(layout) }
     }
@@ -26,9 +27,14 @@ unsafe impl GlobalAlloc for Counted {
     }
 }
 
+/// Allocations of this thread so far.
+pub(crate) fn so_far() -> u64 {
+    COUNT.get()
+}
+
 /// Allocations of this thread while `work` ran.
 pub(crate) fn during<T>(work: impl FnOnce() -> T) -> (T, u64) {
-    let before = COUNT.get();
+    let before = so_far();
     let done = work();
-    (done, COUNT.get() - before)
+    (done, so_far() - before)
 }

@@ -1,0 +1,203 @@
+//! What can go wrong with a database, each with what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::ErrorCode;
+
+use crate::durable::DurableError;
+
+/// A database that is not in service.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file is something else.
+    #[error("{} is not an SQLite database: it starts with {starts_with}; it was left untouched, move it away or set gateway.data_dir elsewhere", path.display())]
+    NotSqlite {
+        /// The file.
+        path: PathBuf,
+        /// Its first bytes, printable.
+        starts_with: String,
+    },
+    /// SQLite would delete the write-ahead log that holds the last commits.
+    #[error("{} is {state}, but {}-wal beside it holds {wal_bytes} bytes that SQLite would delete; put the database back beside it, or move the -wal away", path.display(), path.display())]
+    OrphanWal {
+        /// The database file.
+        path: PathBuf,
+        /// `missing` or `empty`.
+        state: &'static str,
+        /// Size of the -wal.
+        wal_bytes: u64,
+    },
+    /// The files cannot be looked at.
+    #[error("cannot look at {}; check its owner and the rights of its directory", path.display())]
+    Look {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Damaged files could not be copied, so they were not opened.
+    #[error("{} is damaged and was not opened, because it cannot be copied to {}; make room there", path.display(), into.display())]
+    Evidence {
+        /// The database.
+        path: PathBuf,
+        /// Where the copy should have gone.
+        into: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The tables are not what the agent can write to.
+    #[error("{} cannot be adopted: {problem}", path.display())]
+    Schema {
+        /// The database.
+        path: PathBuf,
+        /// What does not fit, and what would.
+        problem: String,
+    },
+    /// SQLite says that the file's structure is broken.
+    #[error("{} is malformed while trying to {doing}; it needs recovery", path.display())]
+    Malformed {
+        /// The database.
+        path: PathBuf,
+        /// What was tried.
+        doing: &'static str,
+        /// SQLite's words.
+        source: rusqlite::Error,
+    },
+    /// Another program holds it.
+    #[error("{} is locked by another program while trying to {doing}; stop that program", path.display())]
+    Busy {
+        /// The database.
+        path: PathBuf,
+        /// What was tried.
+        doing: &'static str,
+        /// SQLite's words.
+        source: rusqlite::Error,
+    },
+    /// No room.
+    #[error("no room for {} while trying to {doing}; free space on its file system", path.display())]
+    Full {
+        /// The database.
+        path: PathBuf,
+        /// What was tried.
+        doing: &'static str,
+        /// SQLite's words.
+        source: rusqlite::Error,
+    },
+    /// The file or its directory cannot be written.
+    #[error("cannot write {} while trying to {doing}; its directory must exist, be writable by the agent's user and not be mounted read-only", path.display())]
+    NotWritable {
+        /// The database.
+        path: PathBuf,
+        /// What was tried.
+        doing: &'static str,
+        /// SQLite's words.
+        source: rusqlite::Error,
+    },
+    /// Anything else that SQLite refused.
+    #[error("cannot {doing} {}", path.display())]
+    Sqlite {
+        /// The database.
+        path: PathBuf,
+        /// What was tried.
+        doing: &'static str,
+        /// SQLite's words.
+        source: rusqlite::Error,
+    },
+    /// Nothing is written while the gate is closed, opening included.
+    #[error("{} was not opened: writing is stopped (power is failing, or the agent is starting); try again when the gate opens", path.display())]
+    GateClosed {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The medium failed.
+    #[error("cannot use {}", path.display())]
+    Durable {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        source: DurableError,
+    },
+    /// No thread for the writer.
+    #[error("cannot start the store's writer thread")]
+    Thread(#[source] io::Error),
+}
+
+/// What a failed statement means for the rows that wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// This row will never fit this table; the others may.
+    Row,
+    /// No room: keep the rows, try again.
+    Full,
+    /// Somebody else holds the lock: try again at once.
+    Busy,
+    /// The medium failed: nothing may be called durable any more.
+    Medium,
+    /// The database is not usable any more, the medium may be.
+    Database,
+}
+
+/// Sorts an SQLite error by what is to be done about it.
+pub(super) fn fault(e: &rusqlite::Error) -> Fault {
+    let Some(e) = e.sqlite_error() else {
+        return Fault::Database;
+    };
+    match e.extended_code {
+        // The -shm could not grow: the disk is full, nothing was lost.
+        rusqlite::ffi::SQLITE_IOERR_SHMSIZE => return Fault::Full,
+        rusqlite::ffi::SQLITE_IOERR_NOMEM => return Fault::Busy,
+        _ => {}
+    }
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "every other code says that the database cannot go on"
+    )]
+    match e.code {
+        ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig => Fault::Row,
+        ErrorCode::DiskFull => Fault::Full,
+        ErrorCode::DatabaseBusy
+        | ErrorCode::DatabaseLocked
+        | ErrorCode::FileLockingProtocolFailed
+        | ErrorCode::SchemaChanged
+        | ErrorCode::OutOfMemory => Fault::Busy,
+        ErrorCode::SystemIoFailure => Fault::Medium,
+        _ => Fault::Database,
+    }
+}
+
+impl StoreError {
+    /// Names what SQLite refused.
+    pub(crate) fn sqlite(path: &Path, doing: &'static str, source: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::Malformed {
+                path,
+                doing,
+                source,
+            },
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy {
+                path,
+                doing,
+                source,
+            },
+            Some(ErrorCode::DiskFull) => Self::Full {
+                path,
+                doing,
+                source,
+            },
+            Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+                Self::NotWritable {
+                    path,
+                    doing,
+                    source,
+                }
+            }
+            _ => Self::Sqlite {
+                path,
+                doing,
+                source,
+            },
+        }
+    }
+}

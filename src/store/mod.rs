@@ -1,0 +1,201 @@
+//! Readings, kept: the schema, one writer with group commit, checkpoints and what they cost.
+//!
+//! It promises that a reading is acknowledged only when the commit that holds it is on the
+//! medium, that nothing is written while the gate is closed but what the power-fail plan
+//! orders, and that retention never takes the newest row. It must never acknowledge before the
+//! sync, hold a transaction open while it waits, or open files it has not looked at.
+
+mod batch;
+mod error;
+mod look;
+mod mailbox;
+mod open;
+mod retention;
+mod rows;
+mod schema;
+mod stats;
+mod writer;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::clock::{Clock, Mono};
+use crate::config::StoreSettings;
+use crate::durable::{Gate, Medium};
+
+pub use error::StoreError;
+pub use look::{Look, companion, keep_evidence, look, wal_fault};
+pub use mailbox::{CheckpointReport, CommitReport, Intake, Mode, OrderError, Orders};
+pub use open::open;
+pub use rows::{Acks, Chunk, Reading, ReadingId, Rows, Stamp};
+pub use stats::{StoreState, StoreStats};
+
+/// Frames that a routine checkpoint waits for until the governor says otherwise: 4 MiB.
+pub const WAL_LIMIT: u32 = 1000;
+
+/// Learns what writing costs on this card. Called on the writer's thread: must not block.
+pub trait Observer: Send + Sync {
+    /// A commit of `rows` rows took this long; the log holds `wal_frames` frames now.
+    fn committed(&self, took: Duration, rows: usize, wal_frames: u32);
+    /// A checkpoint copied `frames` frames in this time.
+    fn checkpointed(&self, took: Duration, frames: u32);
+    /// The store's state changed.
+    fn state(&self, state: StoreState);
+}
+
+/// Where ingest, guard and writer meet. It is made before the database is open: readings that
+/// come early wait, and orders find nothing to do.
+#[derive(Debug, Clone)]
+pub struct Desk {
+    mailbox: Arc<mailbox::Mailbox>,
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Desk {
+    /// A desk without a writer.
+    pub fn new() -> Self {
+        Self { mailbox: Arc::new(mailbox::Mailbox::new(WAL_LIMIT)) }
+    }
+
+    /// Where connections hand over readings.
+    pub fn intake(&self) -> Intake {
+        Intake { mailbox: Arc::clone(&self.mailbox) }
+    }
+
+    /// Controls for guard and agent.
+    pub fn orders(&self) -> Orders {
+        Orders { mailbox: Arc::clone(&self.mailbox) }
+    }
+}
+
+/// What a store is made of.
+pub struct StoreOptions {
+    /// Where the others leave what they want.
+    pub desk: Desk,
+    /// `[store]`
+    pub settings: StoreSettings,
+    /// The database file.
+    pub path: PathBuf,
+    /// The file system it lies on; evidence goes under its directory.
+    pub medium: Arc<Medium>,
+    /// Passed before each transaction.
+    pub gate: Arc<Gate>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Learns what writing costs.
+    pub observer: Arc<dyn Observer>,
+}
+
+impl fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreOptions")
+            .field("settings", &self.settings)
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A running store. Dropping it stops the writer and waits for it.
+#[derive(Debug)]
+pub struct Store {
+    mailbox: Arc<mailbox::Mailbox>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Store {
+    /// Opens or makes the database, measures one commit and one checkpoint, and starts the
+    /// writer. The gate must be open.
+    pub fn start(options: StoreOptions) -> Result<Self, StoreError> {
+        let StoreOptions {
+            settings,
+            path,
+            medium,
+            gate,
+            clock,
+            observer,
+            desk,
+        } = options;
+        let failed = |e| StoreError::sqlite(&path, "make a first commit to", e);
+        let wall = clock.wall();
+        let (mut conn, pass) = open(&path, &medium, &gate, wall)?;
+        let book = schema::prepare(&mut conn, &path, settings.index, retention::day(wall))?;
+        let frames = Arc::new(AtomicU32::new(0));
+        let seen = Arc::clone(&frames);
+        // After the pragma: setting wal_autocheckpoint takes the hook away.
+        conn.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, n: i32| {
+            seen.store(n.unsigned_abs(), SeqCst);
+            Ok(())
+        }))
+        .map_err(failed)?;
+        conn.set_prepared_statement_cache_capacity(32);
+        let mailbox = desk.mailbox;
+        mailbox.stats.book(&book);
+        let bytes = retention::bytes(&conn).map_err(failed)?;
+        mailbox.stats.bytes.store(bytes, SeqCst);
+        let mut writer = writer::Writer {
+            conn,
+            path: path.clone(),
+            book,
+            settings,
+            mailbox: Arc::clone(&mailbox),
+            medium,
+            gate: Arc::clone(&gate),
+            clock,
+            observer,
+            frames,
+            clients: batch::Clients::default(),
+            last_commit: None,
+            blocked: None,
+            routine_after: Mono::default(),
+            gate_retry: writer::GATE_RETRY,
+            backlog: false,
+            turn: false,
+            look_at: Mono::default(),
+        };
+        writer.sample().map_err(failed)?;
+        // Its failure ends the store, which says so by its state.
+        writer.checkpoint(Mode::Passive).ok();
+        drop(pass);
+        mailbox.lock().open = true;
+        mailbox.stats.set_state(&StoreState::Running);
+        writer.observer.state(StoreState::Running);
+        let thread = std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || writer.run())
+            .map_err(StoreError::Thread)?;
+        Ok(Self {
+            mailbox,
+            thread: Some(thread),
+        })
+    }
+
+    /// The numbers, without touching the disk.
+    pub fn stats(&self) -> StoreStats {
+        self.mailbox.stats()
+    }
+
+    /// Commits what the gate lets through, checkpoints, and stops the writer.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.orders().stop();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the store's writer thread panicked");
+        }
+    }
+}

@@ -1,0 +1,504 @@
+//! The writer: one thread, one connection.
+//!
+//! It promises that nobody is told "committed" before COMMIT returned, that no transaction is
+//! open while it waits, and that it holds a pass of the gate from BEGIN to COMMIT. Rows that
+//! cannot be committed now (gate closed, disk full, another program's lock) stay in the
+//! mailbox, in order. After a failed sync it acknowledges nothing any more.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, MutexGuard, atomic::AtomicU32};
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::clock::{Clock, Mono};
+use crate::config::StoreSettings;
+use crate::durable::{Gate, Medium};
+
+use super::Observer;
+use super::batch::{self, Clients};
+use super::error::{Fault, StoreError, fault};
+use super::mailbox::{CheckpointReport, CommitReport, Mailbox, Mode, OrderError, Slots};
+use super::retention;
+use super::rows::Chunk;
+use super::schema::{Book, set_meta};
+use super::stats::StoreState;
+
+/// How soon a closed gate is tried again: at first, and at the longest.
+pub(super) const GATE_RETRY: Duration = Duration::from_millis(5);
+const GATE_RETRY_MAX: Duration = Duration::from_millis(500);
+const BUSY_RETRY: Duration = Duration::from_millis(5);
+const FULL_RETRY: Duration = Duration::from_secs(1);
+/// How often retention looks while rows arrive, and while none do.
+const LOOK: Duration = Duration::from_secs(1);
+const LOOK_IDLE: Duration = Duration::from_secs(3600);
+
+/// What to do next.
+enum Task {
+    Commit(Vec<Chunk>),
+    Checkpoint(Mode, u64),
+    Routine,
+    Retention,
+    Probe,
+    Stop,
+}
+
+pub(super) struct Writer {
+    pub(super) conn: Connection,
+    pub(super) path: PathBuf,
+    pub(super) book: Book,
+    pub(super) settings: StoreSettings,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) medium: Arc<Medium>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) observer: Arc<dyn Observer>,
+    /// Frames in the log, set by SQLite's hook at each commit.
+    pub(super) frames: Arc<AtomicU32>,
+    pub(super) clients: Clients,
+    /// When the last commit began.
+    pub(super) last_commit: Option<Mono>,
+    /// Nothing is written before this time; `None` is now.
+    pub(super) blocked: Option<Mono>,
+    pub(super) routine_after: Mono,
+    /// When retention looks again.
+    pub(super) look_at: Mono,
+    /// It has not removed all that is due.
+    pub(super) backlog: bool,
+    /// A commit came after retention's last step.
+    pub(super) turn: bool,
+    pub(super) gate_retry: Duration,
+}
+
+impl Writer {
+    pub(super) fn run(mut self) {
+        loop {
+            match self.next() {
+                Task::Commit(batch) => self.commit(batch),
+                Task::Checkpoint(mode, ticket) => {
+                    let report = self.checkpoint(mode);
+                    let mut slots = self.mailbox.lock();
+                    slots.done = Some((ticket, report.map_err(|_| OrderError::Failed)));
+                    drop(slots);
+                    self.mailbox.answer();
+                }
+                Task::Routine => self.routine(),
+                Task::Retention => self.retention(),
+                Task::Probe => self.probe(),
+                Task::Stop => break,
+            }
+        }
+        if self.mailbox.lock().ended.is_none() {
+            let gate = Arc::clone(&self.gate);
+            if let Some(_pass) = gate.try_enter() {
+                // Its failure is reported where it happens; the rows are in the log either way.
+                self.checkpoint(Mode::Truncate).ok();
+            }
+            self.end(StoreState::Stopped, "the store was told to stop");
+        }
+    }
+
+    fn next(&mut self) -> Task {
+        let mailbox = Arc::clone(&self.mailbox);
+        let mut slots = mailbox.lock();
+        loop {
+            if slots.ended.is_some() {
+                if slots.stop {
+                    return Task::Stop;
+                }
+                slots = mailbox.sleep(slots, usize::MAX, None);
+                continue;
+            }
+            if let Some((mode, ticket)) = slots.order.take() {
+                return Task::Checkpoint(mode, ticket);
+            }
+            self.take_over(&mut slots);
+            let now = self.clock.mono();
+            if self.blocked.is_some_and(|until| now >= until) {
+                self.blocked = None;
+            }
+            if let Some(task) = self.due(&mut slots, now) {
+                return task;
+            }
+            let rows = if slots.rows == 0 {
+                1
+            } else {
+                self.settings.batch_rows
+            };
+            let wait = self.wake_at(&slots, now).since(now);
+            slots = mailbox.sleep(slots, rows, Some(wait.min(LOOK_IDLE)));
+        }
+    }
+
+    fn take_over(&mut self, slots: &mut Slots) {
+        if let Some(settings) = slots.settings.take() {
+            self.settings = settings;
+            self.look_at = Mono::default();
+        }
+        if let Some(id) = slots.delivered_upto.take() {
+            self.book.delivered_upto = Some(id);
+            self.look_at = Mono::default();
+        }
+        if std::mem::take(&mut slots.retry_now) {
+            self.blocked = None;
+        }
+    }
+
+    fn due(&mut self, slots: &mut MutexGuard<'_, Slots>, now: Mono) -> Option<Task> {
+        if self.blocked.is_some() {
+            return slots.stop.then_some(Task::Stop);
+        }
+        let limit = self.mailbox.wal_limit.load(SeqCst);
+        if self.mailbox.stats.wal_frames.load(SeqCst) >= limit && now >= self.routine_after {
+            return Some(Task::Routine);
+        }
+        // Under unbroken load retention still gets its turn.
+        if now >= self.look_at + LOOK || (self.backlog && self.turn) {
+            return Some(Task::Retention);
+        }
+        if slots.rows > 0
+            && (slots.stop
+                || slots.hurry > 0
+                || slots.rows >= self.settings.batch_rows
+                || now >= self.commit_at(now))
+        {
+            return Some(Task::Commit(take(slots, self.settings.batch_rows)));
+        }
+        if slots.stop {
+            return Some(Task::Stop);
+        }
+        if self.mailbox.stats.state() == StoreState::DiskFull {
+            return Some(Task::Probe);
+        }
+        (now >= self.look_at).then_some(Task::Retention)
+    }
+
+    /// When the window lets the next commit begin.
+    fn commit_at(&self, now: Mono) -> Mono {
+        self.last_commit
+            .map_or(now, |last| last + self.settings.commit_window)
+    }
+
+    fn wake_at(&self, slots: &Slots, now: Mono) -> Mono {
+        if let Some(until) = self.blocked {
+            return until;
+        }
+        let mut at = self.look_at;
+        if slots.rows > 0 {
+            at = at.min(self.commit_at(now));
+        }
+        if self.mailbox.stats.wal_frames.load(SeqCst) >= self.mailbox.wal_limit.load(SeqCst) {
+            at = at.min(self.routine_after);
+        }
+        at
+    }
+
+    fn commit(&mut self, mut batch: Vec<Chunk>) {
+        let began = self.clock.mono();
+        let gate = Arc::clone(&self.gate);
+        let Some(pass) = gate.try_enter() else {
+            let retry = self.gate_closed();
+            self.put_back(batch, retry);
+            return;
+        };
+        let today = retention::day(self.clock.wall());
+        let written = batch::write(
+            &self.conn,
+            &mut self.book,
+            &mut self.clients,
+            &mut batch,
+            today,
+            self.settings.remember_ids,
+        );
+        let took = self.clock.mono().since(began);
+        let written = match written {
+            Ok(written) => written,
+            Err(e) => {
+                if fault(&e) == Fault::Full {
+                    // An emptied log is written from its start again and needs no room.
+                    self.checkpoint(Mode::Passive).ok();
+                }
+                drop(pass);
+                if let Some(retry) = self.failed("commit readings to", e) {
+                    self.put_back(batch, retry);
+                } else {
+                    self.refuse_all(batch);
+                }
+                return;
+            }
+        };
+        drop(pass);
+        self.last_commit = Some(began);
+        self.gate_retry = GATE_RETRY;
+        self.turn = true;
+        self.look_at = self.look_at.min(began + LOOK);
+        let acked = written.rows + written.repeats;
+        self.mailbox
+            .stats
+            .committed(acked as u64, written.repeats as u64);
+        self.note(took, written.rows);
+        for (chunk, line, why) in written.refused {
+            batch[chunk].acks.refused(line, why);
+        }
+        let bytes = batch.iter().map(|c| c.rows.bytes()).sum();
+        for chunk in &batch {
+            chunk.acks.committed(chunk.upto);
+        }
+        let mut slots = self.mailbox.lock();
+        slots.in_flight = false;
+        slots.last_commit = CommitReport {
+            rows: written.rows,
+            wal_frames: self.frames.load(SeqCst),
+            took,
+        };
+        drop(slots);
+        self.mailbox.answer();
+        self.mailbox.release(bytes);
+    }
+
+    /// After any commit that went through.
+    fn note(&mut self, took: Duration, rows: usize) {
+        let frames = self.frames.load(SeqCst);
+        self.mailbox.stats.wal_frames.store(frames, SeqCst);
+        self.mailbox.stats.book(&self.book);
+        self.observer.committed(took, rows, frames);
+        self.set_state(&StoreState::Running);
+    }
+
+    /// The rows wait in their old place.
+    fn put_back(&mut self, batch: Vec<Chunk>, retry: Duration) {
+        self.blocked = Some(self.clock.mono() + retry);
+        let mut slots = self.mailbox.lock();
+        // They waited their time already.
+        slots.hurry += batch.iter().map(|c| c.rows.len()).sum::<usize>();
+        let rows: usize = batch.iter().map(|c| c.rows.len()).sum();
+        slots.rows += rows;
+        for chunk in batch.into_iter().rev() {
+            slots.chunks.push_front(chunk);
+        }
+        slots.in_flight = false;
+        drop(slots);
+        self.mailbox.answer();
+    }
+
+    fn refuse_all(&self, batch: Vec<Chunk>) {
+        let why = match self.mailbox.stats.state() {
+            StoreState::Failed(why) => why,
+            StoreState::Running | StoreState::DiskFull | StoreState::Stopped => {
+                Arc::from("the store has stopped")
+            }
+        };
+        for chunk in &batch {
+            chunk.acks.stopped(&why);
+        }
+        let bytes = batch.iter().map(|c| c.rows.bytes()).sum();
+        self.mailbox.lock().in_flight = false;
+        self.mailbox.answer();
+        self.mailbox.release(bytes);
+    }
+
+    fn gate_closed(&mut self) -> Duration {
+        let retry = self.gate_retry;
+        self.gate_retry = (retry * 2).min(GATE_RETRY_MAX);
+        retry
+    }
+
+    /// Says what to do about an error: try again after this time, or never.
+    fn failed(&mut self, doing: &'static str, e: rusqlite::Error) -> Option<Duration> {
+        let kind = fault(&e);
+        let e = StoreError::sqlite(&self.path, doing, e);
+        match kind {
+            Fault::Busy => {
+                log::debug!("{e}");
+                return Some(BUSY_RETRY);
+            }
+            Fault::Full => {
+                if self.set_state(&StoreState::DiskFull) {
+                    log::error!("{e}; readings wait in memory");
+                }
+                return Some(FULL_RETRY);
+            }
+            Fault::Medium => self.medium.latch(&text(&e)),
+            Fault::Row | Fault::Database => {}
+        }
+        let why = text(&e);
+        log::error!("the store has failed: {why}");
+        self.end(StoreState::Failed(why.as_str().into()), &why);
+        None
+    }
+
+    /// From here on nothing is acknowledged.
+    fn end(&mut self, state: StoreState, why: &str) {
+        let mut slots = self.mailbox.lock();
+        slots.ended = Some(why.into());
+        slots.rows = 0;
+        slots.in_flight = false;
+        let left = std::mem::take(&mut slots.chunks);
+        drop(slots);
+        self.set_state(&state);
+        for chunk in &left {
+            chunk.acks.stopped(why);
+        }
+        self.mailbox.answer();
+        self.mailbox
+            .release(left.iter().map(|c| c.rows.bytes()).sum());
+    }
+
+    fn set_state(&self, state: &StoreState) -> bool {
+        let changed = self.mailbox.stats.set_state(state);
+        if changed {
+            self.observer.state(state.clone());
+        }
+        changed
+    }
+
+    /// Copies the log into the database. The caller holds a pass, or the plan's order.
+    pub(super) fn checkpoint(&mut self, mode: Mode) -> Result<CheckpointReport, ()> {
+        let sql = match mode {
+            Mode::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
+            Mode::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
+        };
+        let began = self.clock.mono();
+        let row = self.conn.prepare_cached(sql).and_then(|mut s| {
+            s.query_row([], |r| {
+                Ok((
+                    r.get::<_, i64>(0)?,
+                    r.get::<_, i64>(1)?,
+                    r.get::<_, i64>(2)?,
+                ))
+            })
+        });
+        let took = self.clock.mono().since(began);
+        let (busy, log, done) = match row {
+            Ok(row) => row,
+            Err(e) if fault(&e) == Fault::Busy => (1, -1, -1),
+            Err(e) if fault(&e) == Fault::Full => {
+                // The rows are safe in the log; whether new ones fit, the next commit tells.
+                log::warn!("{}", text(&StoreError::sqlite(&self.path, "checkpoint", e)));
+                return Err(());
+            }
+            Err(e) => {
+                self.failed("checkpoint", e);
+                return Err(());
+            }
+        };
+        // -1: it could not even look.
+        let log = u32::try_from(log).unwrap_or_else(|_| self.frames.load(SeqCst));
+        let report = CheckpointReport {
+            busy: busy != 0,
+            wal_frames: log,
+            backfilled: u32::try_from(done).unwrap_or(0),
+            took,
+        };
+        let left = if report.complete() { 0 } else { log };
+        self.frames.store(left, SeqCst);
+        self.mailbox.stats.wal_frames.store(left, SeqCst);
+        self.observer.checkpointed(took, report.backfilled);
+        Ok(report)
+    }
+
+    fn routine(&mut self) {
+        let gate = Arc::clone(&self.gate);
+        let Some(_pass) = gate.try_enter() else {
+            self.routine_after = self.clock.mono() + GATE_RETRY_MAX;
+            return;
+        };
+        let complete = self.checkpoint(Mode::Passive).is_ok_and(|r| r.complete());
+        // A reader pins the log: do not try at every commit.
+        self.routine_after = if complete {
+            Mono::default()
+        } else {
+            self.clock.mono() + LOOK
+        };
+    }
+
+    fn retention(&mut self) {
+        let now = self.clock.mono();
+        self.look_at = now + LOOK_IDLE;
+        self.backlog = false;
+        self.turn = false;
+        let gate = Arc::clone(&self.gate);
+        let Some(_pass) = gate.try_enter() else {
+            self.look_at = now + LOOK;
+            return;
+        };
+        let today = retention::day(self.clock.wall());
+        let due = retention::bytes(&self.conn).and_then(|bytes| {
+            self.mailbox.stats.bytes.store(bytes, SeqCst);
+            retention::keep_from(&self.conn, &self.book, &self.settings, today, bytes)
+        });
+        let removed = due.and_then(|from| {
+            if from > self.book.lowest_id {
+                retention::expire(&self.conn, &mut self.book, from)
+            } else {
+                Ok(0)
+            }
+        });
+        match removed {
+            Ok(0) => {}
+            Ok(_) => {
+                self.note(self.clock.mono().since(now), 0);
+                // There may be more: rows that wait go first, then the next step.
+                self.look_at = self.clock.mono();
+                self.backlog = true;
+            }
+            Err(e) => {
+                if let Some(retry) = self.failed("remove old readings from", e) {
+                    self.look_at = now + LOOK;
+                    self.blocked = Some(now + retry);
+                }
+            }
+        }
+    }
+
+    /// Is there room again? Asked while no rows wait.
+    fn probe(&mut self) {
+        let gate = Arc::clone(&self.gate);
+        let Some(_pass) = gate.try_enter() else {
+            self.blocked = Some(self.clock.mono() + FULL_RETRY);
+            return;
+        };
+        self.blocked = self
+            .sample()
+            .err()
+            .and_then(|e| self.failed("write a trial row to", e))
+            .map(|retry| self.clock.mono() + retry);
+    }
+
+    /// One small real commit, for the observer. The caller holds a pass.
+    pub(super) fn sample(&mut self) -> rusqlite::Result<()> {
+        let began = self.clock.mono();
+        let boot = crate::clock::boot_id().unwrap_or_default();
+        set_meta(
+            &self.conn,
+            "started",
+            format!("{} boot {boot}", self.clock.wall()),
+        )?;
+        self.note(self.clock.mono().since(began), 0);
+        Ok(())
+    }
+}
+
+/// Whole chunks, up to `rows` rows, at least one chunk.
+fn take(slots: &mut Slots, rows: usize) -> Vec<Chunk> {
+    let mut batch = Vec::with_capacity(slots.chunks.len().min(64));
+    let mut taken = 0;
+    while let Some(chunk) = slots.chunks.front() {
+        let n = chunk.rows.len();
+        if taken > 0 && taken + n > rows {
+            break;
+        }
+        taken += n;
+        batch.extend(slots.chunks.pop_front());
+    }
+    slots.rows -= taken;
+    slots.hurry = slots.hurry.saturating_sub(taken);
+    slots.in_flight = true;
+    batch
+}
+
+fn text(e: &StoreError) -> String {
+    let cause = std::error::Error::source(e).map(ToString::to_string);
+    format!("{e}: {}", cause.unwrap_or_default())
+}
