@@ -24,7 +24,7 @@ use tokio::sync::watch;
 
 use crate::clock::{Clock, SystemClock, boot_id};
 use crate::config::{self, Loaded, Settings};
-use crate::durable::{Closer, DurableError, Gate, Medium};
+use crate::durable::{DurableError, Gate, Medium};
 use crate::guard::{
     ForeignDatabase, Guard, GuardOptions, GuardedDatabase, Instance, InstanceError, KernelMachine,
     Machine, MachineError, OutageRecord, OwnStore, PlanOptions, RecordError, Shared, SimMachine,
@@ -96,7 +96,8 @@ impl AgentError {
     /// The process's exit code: 3 refused, 4 I/O.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Instance(InstanceError::Running { .. }) | Self::Machine(MachineError::Simulated(_)) => 3,
+            Self::Instance(InstanceError::Running { .. })
+            | Self::Machine(MachineError::Simulated(_)) => 3,
             Self::Io { .. }
             | Self::Instance(_)
             | Self::Machine(_)
@@ -135,7 +136,7 @@ pub fn run(loaded: Loaded, config_path: &Path) -> Result<(), AgentError> {
     // Before anything is started: a signal that comes early must not end the process.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(AgentError::Runtime)?;
     let ended = signals.handle();
-    let agent = Agent::start(loaded.settings, Box::new(move || ended.close()))?;
+    let mut agent = Agent::start(loaded.settings, Box::new(move || ended.close()))?;
     for signal in signals.forever() {
         if signal == SIGHUP {
             agent.reload(config_path);
@@ -157,6 +158,7 @@ struct Agent {
     reporter: Reporter,
     runtime: tokio::runtime::Runtime,
     shutdown: watch::Sender<bool>,
+    serving: Option<tokio::task::JoinHandle<()>>,
     /// Last: nobody else may start before everything above has ended.
     instance: Instance,
 }
@@ -172,18 +174,30 @@ impl Agent {
         let machine: Arc<dyn Machine> = if settings.board.is_sim() {
             Arc::new(SimMachine)
         } else {
-            Arc::new(KernelMachine::new(&settings.board, data_dir, settings.power.freeze)?)
+            Arc::new(KernelMachine::new(
+                &settings.board,
+                data_dir,
+                settings.power.freeze,
+            )?)
         };
         let (instance, thawed) = Instance::take(run_dir, &*machine)?;
         if thawed {
-            log::warn!("thawed {}, which an earlier holdup left frozen", data_dir.display());
+            log::warn!(
+                "thawed {}, which an earlier holdup left frozen",
+                data_dir.display()
+            );
         }
         let medium = Arc::new(Medium::open(data_dir)?);
         let gate = Arc::new(Gate::new());
         let boot = boot_id().unwrap_or_else(|| "unknown".to_owned());
         let record_path = settings.gateway.record_path();
-        let (record, marks, last) =
-            OutageRecord::open(&medium, &record_path, &settings.gateway.id, &boot, clock.wall())?;
+        let (record, marks, last) = OutageRecord::open(
+            &medium,
+            &record_path,
+            &settings.gateway.id,
+            &boot,
+            clock.wall(),
+        )?;
         if let Some(last) = &last {
             log::warn!("{}", reporter::last_outage_in_words(last));
         }
@@ -220,12 +234,23 @@ impl Agent {
             .map_err(AgentError::Runtime)?;
         let (shutdown, stopping) = watch::channel(false);
         let intake = desk.intake();
-        runtime.block_on(serve_sockets(&settings, intake, pause, stopping, Arc::clone(&source)))?;
+        let serving = runtime.block_on(serve_sockets(
+            &settings,
+            intake,
+            pause,
+            stopping,
+            Arc::clone(&source),
+        ))?;
 
-        let mut databases: Vec<Box<dyn GuardedDatabase>> =
-            vec![Box::new(OwnStore::new(&settings.gateway.store_path(), desk.orders()))];
+        let mut databases: Vec<Box<dyn GuardedDatabase>> = vec![Box::new(OwnStore::new(
+            &settings.gateway.store_path(),
+            desk.orders(),
+        ))];
         for d in &settings.databases {
-            databases.push(Box::new(ForeignDatabase::new(d.clone(), Arc::clone(&clock))));
+            databases.push(Box::new(ForeignDatabase::new(
+                d.clone(),
+                Arc::clone(&clock),
+            )));
         }
         let can_cut = settings.board.cycles_supply
             && (settings.board.safe_to_cut.is_some() || settings.board.is_sim());
@@ -235,10 +260,19 @@ impl Agent {
             gate: Arc::clone(&gate),
             clock: Arc::clone(&clock),
             machine,
-            opener: Box::new(BoardLines { board: settings.board.clone(), seen }),
+            opener: Box::new(BoardLines {
+                board: settings.board.clone(),
+                seen,
+            }),
             lamps: Box::new(BoardLamps::open(&settings.board)),
             shared: Arc::clone(&shared),
-            plan: PlanOptions { medium: Arc::clone(&medium), record, marks, databases, budget },
+            plan: PlanOptions {
+                medium: Arc::clone(&medium),
+                record,
+                marks,
+                databases,
+                budget,
+            },
             ended,
         })
         .map_err(AgentError::Guard)?;
@@ -269,12 +303,33 @@ impl Agent {
             log::info!("memory is not locked: {e}");
         }
         reporter.ready();
-        Ok(Self { source, gate, medium, guard, opener, reporter, runtime, shutdown, instance })
+        Ok(Self {
+            source,
+            gate,
+            medium,
+            guard,
+            opener,
+            reporter,
+            runtime,
+            shutdown,
+            serving: Some(serving),
+            instance,
+        })
     }
 
-    /// Asks for the end; it comes when the plan has run.
-    fn stop(&self) {
+    /// Asks for the end; it comes when the plan has run. While power is good, clients first get
+    /// the acknowledgements of what they sent.
+    fn stop(&mut self) {
         self.reporter.stopping(&self.gate, &self.medium);
+        self.shutdown.send_replace(true);
+        if !self.gate.is_closed()
+            && let Some(serving) = self.serving.take()
+        {
+            let last = async { tokio::time::timeout(LINGER, serving).await };
+            if self.runtime.block_on(last).is_err() {
+                log::info!("some clients still wait for acknowledgements");
+            }
+        }
         self.source.shared.stop();
     }
 
@@ -282,8 +337,7 @@ impl Agent {
     /// and the gate stays closed.
     fn end(self) -> Result<(), AgentError> {
         self.guard.join();
-        self.shutdown.send_replace(true);
-        self.runtime.shutdown_timeout(LINGER);
+        self.runtime.shutdown_background();
         let opened = self.opener.join();
         self.reporter.end();
         let settings = lock(&self.source.settings).gateway.clone();
@@ -297,9 +351,16 @@ impl Agent {
             Ok(Err(AgentError::StoppedEarly)) => log::info!("the store was never opened"),
             Ok(Err(e)) => return Err(e),
             // A panic there was printed, and aborts the process in release.
-            Err(_) => return Err(AgentError::Runtime(io::Error::other("the store's opener panicked"))),
+            Err(_) => {
+                return Err(AgentError::Runtime(io::Error::other(
+                    "the store's opener panicked",
+                )));
+            }
         }
-        log::info!("stopped; {} readings acknowledged in this run", self.source.status().acked);
+        log::info!(
+            "stopped; {} readings acknowledged in this run",
+            self.source.status().acked
+        );
         drop(self.instance);
         Ok(())
     }
@@ -310,7 +371,10 @@ impl Agent {
         let loaded = match config::load(config_path) {
             Ok(loaded) => loaded,
             Err(e) => {
-                log::error!("the configuration is not taken over, the old one stays: {}", explain(&e));
+                log::error!(
+                    "the configuration is not taken over, the old one stays: {}",
+                    explain(&e)
+                );
                 return;
             }
         };
@@ -370,7 +434,13 @@ impl Opener {
     }
 
     fn try_open(&self) -> Result<Store, AgentError> {
-        let Self { settings, medium, gate, clock, .. } = self;
+        let Self {
+            settings,
+            medium,
+            gate,
+            clock,
+            ..
+        } = self;
         queue::ensure(&settings.gateway.queue_path(), medium, gate, &**clock)?;
         let store = Store::start(StoreOptions {
             settings: settings.store,
@@ -392,11 +462,13 @@ async fn serve_sockets(
     pause: watch::Receiver<Option<ingest::Pause>>,
     stopping: watch::Receiver<bool>,
     source: Arc<StatusSource>,
-) -> Result<(), AgentError> {
-    let options =
-        IngestOptions { settings: settings.ingest, socket: settings.gateway.ingest_socket() };
+) -> Result<tokio::task::JoinHandle<()>, AgentError> {
+    let options = IngestOptions {
+        settings: settings.ingest,
+        socket: settings.gateway.ingest_socket(),
+    };
     let listener = ingest::bind(&options.socket)?;
-    tokio::spawn(ingest::serve(listener, options, intake, pause, stopping));
+    let serving = tokio::spawn(ingest::serve(listener, options, intake, pause, stopping));
     let path = settings.gateway.status_socket();
     let io = |what, path: &Path| {
         let path = path.to_owned();
@@ -422,7 +494,7 @@ async fn serve_sockets(
             });
         }
     });
-    Ok(())
+    Ok(serving)
 }
 
 /// The instance lock is ours, so a socket file that is still there is nobody's.

@@ -62,14 +62,20 @@ impl CostsKeeper {
             .ok()
             .and_then(|bytes| serde_json::from_slice::<CostsFile>(&bytes).ok())
             .filter(|f| f.version == 1)
-            .unwrap_or(CostsFile { version: 1, cards: BTreeMap::new() });
-        let budget = file.cards.get(&card).map_or_else(Budget::default, |c| Budget {
-            commit: Tail::restore(c.commit.iter().copied()),
-            checkpoint: Tail::restore(c.checkpoint.iter().copied()),
-            frame: Tail::restore(c.frame.iter().copied()),
-            mark: Tail::restore(c.mark.iter().copied()),
-            write_back: Tail::restore(c.write_back.iter().copied()),
-        });
+            .unwrap_or(CostsFile {
+                version: 1,
+                cards: BTreeMap::new(),
+            });
+        let budget = file
+            .cards
+            .get(&card)
+            .map_or_else(Budget::default, |c| Budget {
+                commit: Tail::restore(c.commit.iter().copied()),
+                checkpoint: Tail::restore(c.checkpoint.iter().copied()),
+                frame: Tail::restore(c.frame.iter().copied()),
+                mark: Tail::restore(c.mark.iter().copied()),
+                write_back: Tail::restore(c.write_back.iter().copied()),
+            });
         (Self { path, card, file }, budget)
     }
 
@@ -80,7 +86,9 @@ impl CostsKeeper {
 
     /// Keeps what was learned, if the gate is open.
     pub(super) fn keep(&mut self, budget: &Mutex<Budget>, gate: &Gate, medium: &Medium) {
-        let Some(_pass) = gate.try_enter() else { return };
+        let Some(_pass) = gate.try_enter() else {
+            return;
+        };
         let costs = {
             let b = lock(budget);
             CardCosts {
@@ -99,7 +107,11 @@ impl CostsKeeper {
         }
         let written = serde_json::to_vec(&self.file)
             .map_err(|e| e.to_string())
-            .and_then(|bytes| medium.replace(&self.path, &bytes).map_err(|e| super::explain(&e)));
+            .and_then(|bytes| {
+                medium
+                    .replace(&self.path, &bytes)
+                    .map_err(|e| super::explain(&e))
+            });
         if let Err(e) = written {
             log::warn!("what was learned about the card is not kept: {e}");
         }
@@ -108,15 +120,25 @@ impl CostsKeeper {
 
 /// The CID of the card under `dir`, or the device's number where it has none.
 fn card_id(dir: &Path) -> String {
-    let Ok(meta) = fs::metadata(dir) else { return "unknown".to_owned() };
+    let Ok(meta) = fs::metadata(dir) else {
+        return "unknown".to_owned();
+    };
     let dev = meta.dev();
     let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
     let node = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
     // The partition's own directory lies inside the disk's.
-    ["device/cid", "../device/cid", "device/serial", "../device/serial"]
-        .iter()
-        .find_map(|p| fs::read_to_string(node.join(p)).ok())
-        .map_or_else(|| format!("dev-{major}:{minor}"), |cid| cid.trim().to_owned())
+    [
+        "device/cid",
+        "../device/cid",
+        "device/serial",
+        "../device/serial",
+    ]
+    .iter()
+    .find_map(|p| fs::read_to_string(node.join(p)).ok())
+    .map_or_else(
+        || format!("dev-{major}:{minor}"),
+        |cid| cid.trim().to_owned(),
+    )
 }
 
 /// Turns every commit and checkpoint into knowledge, and knowledge into a limit for the WAL.

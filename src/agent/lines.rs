@@ -29,22 +29,34 @@ pub(super) struct BoardLines {
 impl LineOpener for BoardLines {
     fn open(&mut self) -> Option<Box<dyn LineReader>> {
         let opened = board::open_inputs(&self.board);
-        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut seen = self
+            .seen
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         match opened {
             Ok(inputs) => {
                 let open = inputs.describe();
                 for m in &open.missing {
                     log::warn!("input {}: {}", m.line, m.why);
                 }
-                *seen = LinesSeen { open: Some(open), why_not: None };
-                Some(Box::new(Reader { inputs, seen: Arc::clone(&self.seen) }))
+                *seen = LinesSeen {
+                    open: Some(open),
+                    why_not: None,
+                };
+                Some(Box::new(Reader {
+                    inputs,
+                    seen: Arc::clone(&self.seen),
+                }))
             }
             Err(e) => {
                 let why = super::explain(&e);
                 if seen.why_not.as_ref() != Some(&why) {
                     log::error!("UNPROTECTED: {why}");
                 }
-                *seen = LinesSeen { open: None, why_not: Some(why) };
+                *seen = LinesSeen {
+                    open: None,
+                    why_not: Some(why),
+                };
                 None
             }
         }
@@ -59,8 +71,14 @@ struct Reader {
 impl Reader {
     /// The one place on the guard thread that allocates: the lines are gone, there is no edge.
     fn lost(&self, e: &board::BoardError) -> LinesLost {
-        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *seen = LinesSeen { open: None, why_not: Some(super::explain(e)) };
+        let mut seen = self
+            .seen
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        *seen = LinesSeen {
+            open: None,
+            why_not: Some(super::explain(e)),
+        };
         LinesLost
     }
 }
@@ -87,7 +105,11 @@ impl LineReader for Reader {
 
     fn levels(&mut self) -> Result<Levels, LinesLost> {
         let l = self.inputs.levels().map_err(|e| self.lost(&e))?;
-        Ok(Levels { power_fail: l.power_fail, brownout: l.brownout, battery_low: l.battery_low })
+        Ok(Levels {
+            power_fail: l.power_fail,
+            brownout: l.brownout,
+            battery_low: l.battery_low,
+        })
     }
 
     fn gauge_percent(&mut self) -> Option<f32> {
@@ -109,7 +131,10 @@ impl BoardLamps {
         for m in outputs.missing() {
             log::warn!("output {}: {}", m.line, m.why);
         }
-        Self { outputs, status: None }
+        Self {
+            outputs,
+            status: None,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::sync::watch;
 
-use crate::clock::{Clock, Mono};
+use crate::clock::Mono;
 use crate::durable::{Gate, Medium};
 use crate::guard::{Ended, LastOutage, Notices, Shared};
 use crate::ingest::Pause;
@@ -38,7 +38,10 @@ pub(super) struct Pauses {
 }
 
 impl Pauses {
-    pub(super) fn new(shared: Arc<Shared>, orders: Orders) -> (Self, watch::Receiver<Option<Pause>>) {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        orders: Orders,
+    ) -> (Self, watch::Receiver<Option<Pause>>) {
         let (tx, rx) = watch::channel(Some(Pause::Starting));
         (Self { tx, shared, orders }, rx)
     }
@@ -55,15 +58,14 @@ impl Pauses {
             | State::Resuming { .. }
             | State::Stopping
             | State::Off => Some(Pause::PowerFailing),
-            State::Good | State::Brownout | State::OnBattery { .. } => {
-                match store {
-                    StoreState::Starting => Some(Pause::Starting),
-                    StoreState::DiskFull => Some(Pause::DiskFull),
-                    StoreState::Running | StoreState::Failed(_) | StoreState::Stopped => None,
-                }
-            }
+            State::Good | State::Brownout | State::OnBattery { .. } => match store {
+                StoreState::Starting => Some(Pause::Starting),
+                StoreState::DiskFull => Some(Pause::DiskFull),
+                StoreState::Running | StoreState::Failed(_) | StoreState::Stopped => None,
+            },
         };
-        self.tx.send_if_modified(|held| std::mem::replace(held, pause) != pause);
+        self.tx
+            .send_if_modified(|held| std::mem::replace(held, pause) != pause);
     }
 }
 
@@ -100,16 +102,23 @@ impl Reporter {
             fed: Mono::default(),
         };
         let asked = Arc::clone(&end);
-        let thread = std::thread::Builder::new().name("holdup-report".into()).spawn(move || {
-            desk.look();
-            while !asked.load(Ordering::SeqCst) {
-                if let Some((at, notice)) = notices.next(TICK) {
-                    desk.tell(at, notice);
-                }
+        let thread = std::thread::Builder::new()
+            .name("holdup-report".into())
+            .spawn(move || {
                 desk.look();
-            }
-        })?;
-        Ok(Self { thread, end, keeper, source })
+                while !asked.load(Ordering::SeqCst) {
+                    if let Some((at, notice)) = notices.next(TICK) {
+                        desk.tell(at, notice);
+                    }
+                    desk.look();
+                }
+            })?;
+        Ok(Self {
+            thread,
+            end,
+            keeper,
+            source,
+        })
     }
 
     /// Everything serves.
@@ -149,12 +158,20 @@ impl Desk {
         let now = self.source.clock.mono();
         let published = self.source.shared.published();
         let assessment = self.source.assessment();
-        let words = format!("{}, {}", published.state.name(), assessment.readiness.name());
+        let words = format!(
+            "{}, {}",
+            published.state.name(),
+            assessment.readiness.name()
+        );
         if words != self.said {
             for reason in &assessment.reasons {
                 log::warn!("{}: {reason}", assessment.readiness.name());
             }
-            log::info!("supply {}, readiness {}", published.state.name(), assessment.readiness.name());
+            log::info!(
+                "supply {}, readiness {}",
+                published.state.name(),
+                assessment.readiness.name()
+            );
             notify(&[NotifyState::Status(&words)]);
             self.said = words;
         }
@@ -173,7 +190,10 @@ impl Desk {
     fn tell(&mut self, _at: Mono, notice: Notice) {
         match notice {
             Notice::Flicker { lost } => {
-                log::info!("power flickered: {} ms lost, nothing happened", lost.as_millis());
+                log::info!(
+                    "power flickered: {} ms lost, nothing happened",
+                    lost.as_millis()
+                );
                 self.let_writers_go_on();
             }
             Notice::Failing => log::warn!("power fails: service stops, the plan runs"),

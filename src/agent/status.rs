@@ -157,7 +157,12 @@ impl StatusSource {
     /// As the plan thread saw them last; the store's own numbers as they are now.
     fn databases(&self) -> Vec<Database> {
         let frames = Some(self.orders.stats().wal_frames);
-        let mut all: Vec<_> = self.shared.databases().into_iter().map(Database::from).collect();
+        let mut all: Vec<_> = self
+            .shared
+            .databases()
+            .into_iter()
+            .map(Database::from)
+            .collect();
         for own in all.iter_mut().filter(|d| d.role == "own") {
             own.wal_frames = frames;
         }
@@ -180,7 +185,11 @@ impl StatusSource {
             source: published.settings.source.name().to_owned(),
             supply: published.state.name().to_owned(),
             readiness: assessment.readiness.name().to_owned(),
-            reasons: assessment.reasons.iter().map(|r| r.code().to_owned()).collect(),
+            reasons: assessment
+                .reasons
+                .iter()
+                .map(|r| r.code().to_owned())
+                .collect(),
             advice: assessment.reasons.iter().map(ToString::to_string).collect(),
             holdup_ms: published.settings.holdup.map(ms),
             holdup_left_ms: ms(published.holdup_left),
@@ -205,7 +214,11 @@ impl StatusSource {
 
 fn gpio(seen: &LinesSeen) -> Gpio {
     let Some(LinesDescription { abi, lines, .. }) = &seen.open else {
-        return Gpio { abi: "none".to_owned(), error: seen.why_not.clone(), ..Gpio::default() };
+        return Gpio {
+            abi: "none".to_owned(),
+            error: seen.why_not.clone(),
+            ..Gpio::default()
+        };
     };
     let fail = lines.iter().find(|l| l.line == Input::PowerFail.name());
     Gpio {

@@ -108,11 +108,18 @@ fn dispatch(args: &Args) -> anyhow::Result<u8> {
         Verb::Ingest { json } => {
             let settings = crate::config::load(&args.config)?.settings;
             let progress = !json && io::stderr().is_terminal();
-            let opts = ingest::IngestOpts { json: *json, progress };
+            let opts = ingest::IngestOpts {
+                json: *json,
+                progress,
+            };
             ingest::run(&settings, &opts, io::stdin(), out, &mut io::stderr())
         }
-        Verb::Config { what: ConfigVerb::Check { json } } => config::check(&args.config, out, *json),
-        Verb::Config { what: ConfigVerb::Show { json } } => config::show(&args.config, out, *json),
+        Verb::Config {
+            what: ConfigVerb::Check { json },
+        } => config::check(&args.config, out, *json),
+        Verb::Config {
+            what: ConfigVerb::Show { json },
+        } => config::show(&args.config, out, *json),
     }
 }
 

@@ -58,8 +58,15 @@ fn no_agent(
         let answer = json!({ "running": false, "error": why, "last_outage": last });
         writeln!(out, "{}", serde_json::to_string_pretty(&answer)?)?;
     } else {
-        writeln!(out, "no agent runs for {}: {why}", settings.gateway.run_dir.display())?;
-        writeln!(out, "start it with `holdup run`, or look at `journalctl -u holdup`")?;
+        writeln!(
+            out,
+            "no agent runs for {}: {why}",
+            settings.gateway.run_dir.display()
+        )?;
+        writeln!(
+            out,
+            "start it with `holdup run`, or look at `journalctl -u holdup`"
+        )?;
         if let Some(last) = last {
             print_outage(&last, out)?;
         }
@@ -69,29 +76,59 @@ fn no_agent(
 
 fn print(s: &Status, out: &mut dyn Write) -> anyhow::Result<()> {
     let row = |out: &mut dyn Write, name: &str, value: String| writeln!(out, "{name:<11} {value}");
-    row(out, "gateway", format!("{} ({} on a {}, holdup {})", s.gateway, s.board, s.source, s.version))?;
+    row(
+        out,
+        "gateway",
+        format!(
+            "{} ({} on a {}, holdup {})",
+            s.gateway, s.board, s.source, s.version
+        ),
+    )?;
     row(out, "supply", s.supply.clone())?;
     row(out, "readiness", s.readiness.clone())?;
     for advice in &s.advice {
         row(out, "", format!("- {advice}"))?;
     }
-    let holdup = s.holdup_ms.map_or_else(|| "not measured".to_owned(), |ms| format!("{ms} ms"));
+    let holdup = s
+        .holdup_ms
+        .map_or_else(|| "not measured".to_owned(), |ms| format!("{ms} ms"));
     row(
         out,
         "hold-up",
-        format!("{holdup}, left now {} ms; the plan would take {} ms", s.holdup_left_ms, s.predicted_ms),
+        format!(
+            "{holdup}, left now {} ms; the plan would take {} ms",
+            s.holdup_left_ms, s.predicted_ms
+        ),
     )?;
     let line = match (&s.gpio.chip, s.gpio.line) {
         (Some(chip), Some(line)) => format!("{chip} line {line} ({})", s.gpio.abi),
         (Some(chip), None) => format!("{chip} ({})", s.gpio.abi),
-        (None, _) => s.gpio.error.clone().unwrap_or_else(|| "not open".to_owned()),
+        (None, _) => s
+            .gpio
+            .error
+            .clone()
+            .unwrap_or_else(|| "not open".to_owned()),
     };
     row(out, "line", line)?;
-    row(out, "store", format!("{}; {} readings, {} acknowledged in this run, WAL {} frames", s.store, s.stored, s.acked, s.wal_frames))?;
+    row(
+        out,
+        "store",
+        format!(
+            "{}; {} readings, {} acknowledged in this run, WAL {} frames",
+            s.store, s.stored, s.acked, s.wal_frames
+        ),
+    )?;
     for d in s.databases.iter().filter(|d| d.role != "own") {
-        row(out, "guarded", format!("{} (priority {}): {}", d.path, d.priority, d.state))?;
+        row(
+            out,
+            "guarded",
+            format!("{} (priority {}): {}", d.path, d.priority, d.state),
+        )?;
     }
-    let freeze = s.freeze_refused.as_ref().map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
+    let freeze = s
+        .freeze_refused
+        .as_ref()
+        .map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
     row(out, "freeze", freeze)?;
     match &s.last_outage {
         Some(last) => print_outage(last, out)?,
@@ -107,8 +144,16 @@ fn print_outage(o: &LastOutage, out: &mut dyn Write) -> anyhow::Result<()> {
         Ended::Cut => "cut",
         Ended::NeverAnnounced => "never announced",
     };
-    let resumed = if o.resumed { ", resumed without a reboot" } else { "" };
-    let at = if o.at.is_empty() { String::new() } else { format!(" at {}", o.at) };
+    let resumed = if o.resumed {
+        ", resumed without a reboot"
+    } else {
+        ""
+    };
+    let at = if o.at.is_empty() {
+        String::new()
+    } else {
+        format!(" at {}", o.at)
+    };
     writeln!(out, "last outage {}{at}: {ended}{resumed}", o.kind)?;
     let ms = |v: Option<f64>| v.map_or_else(|| "unknown".to_owned(), |v| format!("{v:.1} ms"));
     if o.edge_to_quiet_ms.is_some() || o.edge_to_durable_ms.is_some() {
@@ -120,8 +165,14 @@ fn print_outage(o: &LastOutage, out: &mut dyn Write) -> anyhow::Result<()> {
         )?;
     }
     for s in &o.steps {
-        let of = s.database.as_ref().map_or_else(String::new, |d| format!(" {d}"));
-        let why = s.why.as_ref().map_or_else(String::new, |w| format!(": {w}"));
+        let of = s
+            .database
+            .as_ref()
+            .map_or_else(String::new, |d| format!(" {d}"));
+        let why = s
+            .why
+            .as_ref()
+            .map_or_else(String::new, |w| format!(": {w}"));
         writeln!(
             out,
             "            {:>9.1} ms  {}{of} {} ({:.1} ms){why}",

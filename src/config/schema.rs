@@ -118,7 +118,7 @@ pub const KEYS: &[Key] = &[
     key("power", "board", Kind::Board, Some("rpi5"), "", "rpi5, qemu-virt, sim, a board/NAME/board.toml beside this file, or a path to one"),
     key("power", "source", Kind::Choice(&["capacitor", "battery"]), Some("capacitor"), "", "what stands behind the 5 V rail: a capacitor (seconds) or a battery (hours)"),
     key("power", "holdup_ms", int(10, 24 * HOUR_MS), None, "ms", "measured hold-up time; unset: readiness is unprotected"),
-    key("power", "glitch_ms", int(1, 1_000), Some("30"), "ms", "lost time within ten times this that makes a loss real"),
+    key("power", "glitch_ms", int(1, 60_000), Some("30"), "ms", "lost time within ten times this that makes a loss real"),
     key("power", "restore_ms", int(1, HOUR_MS), Some("1000"), "ms", "how long power must be steady before the gateway resumes"),
     key("power", "ride_max_s", int(1, 7 * DAY_S), Some("1800"), "s", "longest ride on a battery before the plan runs"),
     key("power", "low_percent", int(1, 90), Some("20"), "%", "battery charge at which the plan runs"),

@@ -59,7 +59,11 @@ pub(super) struct Client {
 impl Client {
     /// Connects and streams `rate` readings a second.
     pub(super) fn start(socket: PathBuf, rate: u32) -> Result<Self, DemoError> {
-        let client = Self { book: Arc::default(), socket, rate };
+        let client = Self {
+            book: Arc::default(),
+            socket,
+            rate,
+        };
         client.connect()?;
         Ok(client)
     }
@@ -76,7 +80,12 @@ impl Client {
 
     pub(super) fn account(&self) -> Account {
         let b = lock(&self.book);
-        Account { sent: b.readings.len() as u64, acked: b.acked as u64, pauses: b.pauses, resent: b.resent }
+        Account {
+            sent: b.readings.len() as u64,
+            acked: b.acked as u64,
+            pauses: b.pauses,
+            resent: b.resent,
+        }
     }
 
     /// Every reading that was acknowledged.
@@ -97,7 +106,9 @@ impl Client {
             b.paused = false;
             b.connection
         };
-        stream.write_all(b"{\"client\":\"demo\"}\n").map_err(failed("write to"))?;
+        stream
+            .write_all(b"{\"client\":\"demo\"}\n")
+            .map_err(failed("write to"))?;
         let book = Arc::clone(&self.book);
         std::thread::spawn(move || listen(answers, &book, connection));
         let (book, rate) = (Arc::clone(&self.book), self.rate);
@@ -146,7 +157,9 @@ fn reading(n: usize) -> Reading {
 fn listen(stream: UnixStream, book: &Mutex<Book>, connection: u32) {
     for line in BufReader::new(stream).lines() {
         let Ok(line) = line else { return };
-        let Ok(answer) = serde_json::from_str::<Value>(&line) else { continue };
+        let Ok(answer) = serde_json::from_str::<Value>(&line) else {
+            continue;
+        };
         let mut b = lock(book);
         if b.connection != connection {
             return;
@@ -154,7 +167,10 @@ fn listen(stream: UnixStream, book: &Mutex<Book>, connection: u32) {
         if let Some(n) = answer["acked"].as_u64() {
             // The first line named the client.
             let readings = usize::try_from(n.saturating_sub(1)).unwrap_or(usize::MAX);
-            b.acked = b.acked.max(b.base.saturating_add(readings)).min(b.readings.len());
+            b.acked = b
+                .acked
+                .max(b.base.saturating_add(readings))
+                .min(b.readings.len());
         }
         if answer.get("paused").is_some() {
             b.pauses += 1;
@@ -170,10 +186,14 @@ fn listen(stream: UnixStream, book: &Mutex<Book>, connection: u32) {
 }
 
 fn lock(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
-    book.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    book.lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-#[expect(clippy::disallowed_methods, reason = "the demo tells a story in real time")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the demo tells a story in real time"
+)]
 pub(super) fn pause(d: Duration) {
     std::thread::sleep(d);
 }

@@ -28,10 +28,17 @@ pub(super) struct Gateway {
 impl Gateway {
     /// Makes the home and its configuration.
     pub(super) fn make(holdup: Duration, glitch: Duration) -> Result<Self, DemoError> {
-        let name = format!("holdup-demo-{}-{}", std::process::id(), SystemClock.wall().as_millis());
+        let name = format!(
+            "holdup-demo-{}-{}",
+            std::process::id(),
+            SystemClock.wall().as_millis()
+        );
         let home = std::env::temp_dir().join(name);
         let shown = home.display().to_string();
-        fs::DirBuilder::new().mode(0o700).create(&home).map_err(io(format!("make {shown}")))?;
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&home)
+            .map_err(io(format!("make {shown}")))?;
         let config = format!(
             "[gateway]\nid = \"demo\"\ndata_dir = \"{shown}/data\"\nrun_dir = \"{shown}/run\"\n\n\
              [power]\nboard = \"sim\"\nsource = \"capacitor\"\nholdup_ms = {}\nglitch_ms = {}\n\
@@ -92,7 +99,10 @@ impl Gateway {
         if answer.trim() == "ok" {
             Ok(())
         } else {
-            Err(self.stuck(format!("the simulated board answered {:?} to {line:?}", answer.trim())))
+            Err(self.stuck(format!(
+                "the simulated board answered {:?} to {line:?}",
+                answer.trim()
+            )))
         }
     }
 
@@ -130,19 +140,29 @@ impl Gateway {
     /// SIGKILL: as sudden as it gets without losing the kernel.
     pub(super) fn kill(&mut self) -> Result<(), DemoError> {
         if let Some(mut agent) = self.agent.take() {
-            agent.kill().and_then(|()| agent.wait()).map_err(io("kill the agent".to_owned()))?;
+            agent
+                .kill()
+                .and_then(|()| agent.wait())
+                .map_err(io("kill the agent".to_owned()))?;
         }
         Ok(())
     }
 
     /// SIGTERM, and waits for the end.
     pub(super) fn stop(&mut self) -> Result<(), DemoError> {
-        let Some(mut agent) = self.agent.take() else { return Ok(()) };
+        let Some(mut agent) = self.agent.take() else {
+            return Ok(());
+        };
         if let Some(pid) = i32::try_from(agent.id()).ok().and_then(Pid::from_raw) {
-            kill_process(pid, Signal::TERM).map_err(|e| io("stop the agent".to_owned())(e.into()))?;
+            kill_process(pid, Signal::TERM)
+                .map_err(|e| io("stop the agent".to_owned())(e.into()))?;
         }
         let ended = agent.wait().map_err(io("wait for the agent".to_owned()))?;
-        if ended.success() { Ok(()) } else { Err(self.stuck(format!("the agent ended with {ended}"))) }
+        if ended.success() {
+            Ok(())
+        } else {
+            Err(self.stuck(format!("the agent ended with {ended}")))
+        }
     }
 
     /// Removes the home.

@@ -63,14 +63,25 @@ pub fn run(t: &mut Timeline<'_>) -> Result<bool, DemoError> {
 fn story(t: &mut Timeline<'_>, gateway: Gateway) -> Result<bool, DemoError> {
     let mut gateway = gateway;
     gateway.start()?;
-    let s = gateway.wait_until("the agent serves", |s| s.supply == "Good" && s.store == "running")?;
-    t.say(Mood::Good, "start", &format!(
-        "agent up, supply {}, readiness {}: a loss now would take {} ms of {} ms",
-        s.supply, s.readiness, s.predicted_ms, HOLDUP.as_millis()
-    ))?;
+    let s = gateway.wait_until("the agent serves", |s| {
+        s.supply == "Good" && s.store == "running"
+    })?;
+    t.say(
+        Mood::Good,
+        "start",
+        &format!(
+            "agent up, supply {}, readiness {}: a loss now would take {} ms of {} ms",
+            s.supply,
+            s.readiness,
+            s.predicted_ms,
+            HOLDUP.as_millis()
+        ),
+    )?;
 
     let client = Client::start(gateway.ingest_socket(), RATE)?;
-    gateway.wait_until("readings are acknowledged", |s| s.acked > u64::from(RATE) / 2)?;
+    gateway.wait_until("readings are acknowledged", |s| {
+        s.acked > u64::from(RATE) / 2
+    })?;
     let seen = client.account();
     t.say(Mood::Good, "ingest", &format!(
         "{RATE} readings a second through the socket: {} sent, {} acknowledged, each after its commit was synced",
@@ -96,7 +107,9 @@ fn flicker(t: &mut Timeline<'_>, gateway: &Gateway, client: &Client) -> Result<(
     gateway.set("power_fail ok")?;
     let lost = SystemClock.mono().since(began);
     let acked = before.acked + u64::from(RATE) / 4;
-    gateway.wait_until("service goes on after the flicker", |s| s.supply == "Good" && client.account().acked > acked)?;
+    gateway.wait_until("service goes on after the flicker", |s| {
+        s.supply == "Good" && client.account().acked > acked
+    })?;
     let after = client.account();
     t.say(Mood::Good, "flicker", &format!(
         "power was lost for {:.1} ms, less than the glitch time of {} ms: nothing happened, {} more readings acknowledged, pauses told to the client: {}",
@@ -110,8 +123,9 @@ fn flicker(t: &mut Timeline<'_>, gateway: &Gateway, client: &Client) -> Result<(
 fn brownout(t: &mut Timeline<'_>, gateway: &Gateway) -> Result<(), DemoError> {
     let before = gateway.wait_until("there is something to checkpoint", |s| s.wal_frames > 20)?;
     gateway.set("brownout low")?;
-    let after = gateway
-        .wait_until("the early checkpoint", |s| s.supply == "Brownout" && s.wal_frames < before.wal_frames)?;
+    let after = gateway.wait_until("the early checkpoint", |s| {
+        s.supply == "Brownout" && s.wal_frames < before.wal_frames
+    })?;
     t.say(Mood::Warn, "brownout", &format!(
         "the rail sags: early checkpoint ({} frames in the WAL before, {} after), ingest goes on",
         before.wal_frames, after.wal_frames
@@ -121,10 +135,21 @@ fn brownout(t: &mut Timeline<'_>, gateway: &Gateway) -> Result<(), DemoError> {
     t.say(Mood::Good, "steady", "the rail is steady again")
 }
 
-fn power_cut(t: &mut Timeline<'_>, gateway: &mut Gateway, client: &Client) -> Result<(), DemoError> {
+fn power_cut(
+    t: &mut Timeline<'_>,
+    gateway: &mut Gateway,
+    client: &Client,
+) -> Result<(), DemoError> {
     let edge = SystemClock.mono();
     gateway.set("power_fail lost")?;
-    t.say(Mood::Bad, "power", &format!("power fails in mid-stream: {} ms left to live", HOLDUP.as_millis()))?;
+    t.say(
+        Mood::Bad,
+        "power",
+        &format!(
+            "power fails in mid-stream: {} ms left to live",
+            HOLDUP.as_millis()
+        ),
+    )?;
     let parked = gateway.wait_until("the gateway parks", |s| s.supply == "Parked")?;
     let told = client.account();
     t.say(Mood::Warn, "pause", &format!(
@@ -133,12 +158,25 @@ fn power_cut(t: &mut Timeline<'_>, gateway: &mut Gateway, client: &Client) -> Re
     ))?;
     if let Some(o) = &parked.last_outage {
         for s in &o.steps {
-            let of = s.database.as_ref().map_or_else(String::new, |d| format!(" {d}"));
-            let why = s.why.as_ref().map_or_else(String::new, |w| format!(" ({w})"));
-            t.say(Mood::Plain, "plan", &format!(
-                "{:>7.1} ms after the edge: {}{of}, {} in {:.1} ms{why}",
-                s.at_us as f64 / 1000.0, s.step, s.outcome, s.took_us as f64 / 1000.0
-            ))?;
+            let of = s
+                .database
+                .as_ref()
+                .map_or_else(String::new, |d| format!(" {d}"));
+            let why = s
+                .why
+                .as_ref()
+                .map_or_else(String::new, |w| format!(" ({w})"));
+            t.say(
+                Mood::Plain,
+                "plan",
+                &format!(
+                    "{:>7.1} ms after the edge: {}{of}, {} in {:.1} ms{why}",
+                    s.at_us as f64 / 1000.0,
+                    s.step,
+                    s.outcome,
+                    s.took_us as f64 / 1000.0
+                ),
+            )?;
         }
         t.say(Mood::Good, "parked", &format!(
             "quiet {:.1} ms and durable {:.1} ms after the edge, of which {} ms were spent making sure that it is no flicker",
@@ -148,21 +186,39 @@ fn power_cut(t: &mut Timeline<'_>, gateway: &mut Gateway, client: &Client) -> Re
     let left = HOLDUP.saturating_sub(SystemClock.mono().since(edge));
     client::pause(left);
     gateway.kill()?;
-    t.say(Mood::Bad, "dark", &format!("{} ms after the edge the supply is empty: the agent is killed (SIGKILL)", SystemClock.mono().since(edge).as_millis()))
+    t.say(
+        Mood::Bad,
+        "dark",
+        &format!(
+            "{} ms after the edge the supply is empty: the agent is killed (SIGKILL)",
+            SystemClock.mono().since(edge).as_millis()
+        ),
+    )
 }
 
 fn restart(t: &mut Timeline<'_>, gateway: &mut Gateway, client: &Client) -> Result<(), DemoError> {
     gateway.set_supply_back();
     gateway.start()?;
-    let s = gateway.wait_until("the agent serves again", |s| s.supply == "Good" && s.store == "running")?;
+    let s = gateway.wait_until("the agent serves again", |s| {
+        s.supply == "Good" && s.store == "running"
+    })?;
     let ended = s.last_outage.as_ref().map_or_else(
         || "nothing is known of the last outage".to_owned(),
         |o| format!("the last outage ({}) ended {:?}", o.kind, o.ended).to_lowercase(),
     );
-    t.say(Mood::Good, "again", &format!("power is back, the agent starts and says: {ended}; {} readings stored", s.stored))?;
+    t.say(
+        Mood::Good,
+        "again",
+        &format!(
+            "power is back, the agent starts and says: {ended}; {} readings stored",
+            s.stored
+        ),
+    )?;
     client.reconnect()?;
     let target = client.account().sent;
-    gateway.wait_until("what was not acknowledged is sent again", |_| client.account().acked >= target)?;
+    gateway.wait_until("what was not acknowledged is sent again", |_| {
+        client.account().acked >= target
+    })?;
     let a = client.account();
     t.say(Mood::Good, "resend", &format!(
         "the client sends its {} unacknowledged readings again, with their ids, and goes on: {} acknowledged",
@@ -175,7 +231,8 @@ fn restart(t: &mut Timeline<'_>, gateway: &mut Gateway, client: &Client) -> Resu
 /// Row by row: every acknowledged reading, with its value, exactly once.
 fn prove(t: &mut Timeline<'_>, gateway: &Gateway, client: &Client) -> Result<bool, DemoError> {
     let db = Connection::open_with_flags(gateway.store(), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    let mut query = db.prepare("SELECT count(*) FROM readings WHERE sensor_name = ?1 AND value = ?2")?;
+    let mut query =
+        db.prepare("SELECT count(*) FROM readings WHERE sensor_name = ?1 AND value = ?2")?;
     let acked = client.acknowledged();
     let (mut missing, mut twice) = (0u64, 0u64);
     for r in &acked {

@@ -32,7 +32,9 @@ pub struct Timeline<'a> {
 
 impl std::fmt::Debug for Timeline<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Timeline").field("json", &self.json).finish_non_exhaustive()
+        f.debug_struct("Timeline")
+            .field("json", &self.json)
+            .finish_non_exhaustive()
     }
 }
 
@@ -42,7 +44,13 @@ That nothing is lost when memory is lost too is shown on the emulated gateway (t
 impl<'a> Timeline<'a> {
     /// Starts the clock.
     pub fn new(out: &'a mut dyn Write, json: bool, colour: bool) -> Self {
-        Self { out, json, colour, began: SystemClock.mono(), proof: (0, 0, 0, 0) }
+        Self {
+            out,
+            json,
+            colour,
+            began: SystemClock.mono(),
+            proof: (0, 0, 0, 0),
+        }
     }
 
     pub(super) fn head(&mut self, text: &str) -> Result<(), DemoError> {
@@ -93,6 +101,8 @@ impl<'a> Timeline<'a> {
     }
 
     fn line(&mut self, text: &str) -> Result<(), DemoError> {
-        writeln!(self.out, "{text}").and_then(|()| self.out.flush()).map_err(DemoError::Out)
+        writeln!(self.out, "{text}")
+            .and_then(|()| self.out.flush())
+            .map_err(DemoError::Out)
     }
 }

@@ -32,7 +32,11 @@ pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
         let shown = d.path.display().to_string();
         match fs::metadata(&d.path) {
             Ok(m) if m.is_file() => out.push(Check::ok("database", shown)),
-            Ok(_) => out.push(Check::bad("database", format!("{shown} is not a file"), "correct its path")),
+            Ok(_) => out.push(Check::bad(
+                "database",
+                format!("{shown} is not a file"),
+                "correct its path",
+            )),
             Err(e) => out.push(Check::warn(
                 "database",
                 format!("{shown}: {e}"),
@@ -45,7 +49,11 @@ pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
 fn directory(name: &str, dir: &Path, out: &mut Vec<Check>) {
     let shown = dir.display();
     if let Err(e) = fs::metadata(dir) {
-        out.push(Check::warn(name, format!("{shown}: {e}"), "the agent makes it when it starts"));
+        out.push(Check::warn(
+            name,
+            format!("{shown}: {e}"),
+            "the agent makes it when it starts",
+        ));
     } else if let Err(e) = access(dir, Access::WRITE_OK | Access::EXEC_OK) {
         out.push(Check::bad(
             name,
@@ -83,7 +91,9 @@ fn mount(p: &Patient<'_>, out: &mut Vec<Check>) {
 
 fn space(p: &Patient<'_>, out: &mut Vec<Check>) {
     let gateway = &p.settings.gateway;
-    let Ok(s) = statvfs(&gateway.data_dir) else { return };
+    let Ok(s) = statvfs(&gateway.data_dir) else {
+        return;
+    };
     let free = s.f_bavail * s.f_frsize;
     let store = fs::metadata(gateway.store_path()).map_or(0, |m| m.len());
     let mb = |b: u64| b / 1_000_000;
@@ -92,7 +102,11 @@ fn space(p: &Patient<'_>, out: &mut Vec<Check>) {
     if free < LEAST_FREE {
         out.push(Check::bad("space", found, remedy));
     } else if free < 2 * store {
-        out.push(Check::warn("space", format!("{found}: repair needs twice its size"), remedy));
+        out.push(Check::warn(
+            "space",
+            format!("{found}: repair needs twice its size"),
+            remedy,
+        ));
     } else {
         out.push(Check::ok("space", found));
     }

@@ -50,7 +50,12 @@ pub struct Check {
 
 impl Check {
     fn ok(name: &str, found: impl Into<String>) -> Self {
-        Self { name: name.to_owned(), level: Level::Ok, found: found.into(), remedy: String::new() }
+        Self {
+            name: name.to_owned(),
+            level: Level::Ok,
+            found: found.into(),
+            remedy: String::new(),
+        }
     }
 
     fn warn(name: &str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
@@ -63,7 +68,10 @@ impl Check {
     }
 
     fn bad(name: &str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { level: Level::Bad, ..Self::warn(name, found, remedy) }
+        Self {
+            level: Level::Bad,
+            ..Self::warn(name, found, remedy)
+        }
     }
 }
 
@@ -77,11 +85,21 @@ struct Patient<'a> {
 
 /// Looks at everything.
 pub fn examine(loaded: &Loaded, agent: Option<&Status>) -> Vec<Check> {
-    let patient = Patient { settings: &loaded.settings, agent };
-    let files: Vec<_> = loaded.files.iter().map(|f| f.display().to_string()).collect();
+    let patient = Patient {
+        settings: &loaded.settings,
+        agent,
+    };
+    let files: Vec<_> = loaded
+        .files
+        .iter()
+        .map(|f| f.display().to_string())
+        .collect();
     let mut checks = vec![Check::ok("config", files.join(", "))];
     checks.extend(
-        loaded.warnings.iter().map(|w| Check::warn("config", w.to_string(), "see `holdup config show`")),
+        loaded
+            .warnings
+            .iter()
+            .map(|w| Check::warn("config", w.to_string(), "see `holdup config show`")),
     );
     supply::checks(&patient, &mut checks);
     data::checks(&patient, &mut checks);

@@ -12,7 +12,9 @@ const SYS_NICE: u32 = 23;
 
 pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
     // The agent's own rights where one runs, else those of whoever asks.
-    let pid = p.agent.map_or_else(|| "self".to_owned(), |s| s.pid.to_string());
+    let pid = p
+        .agent
+        .map_or_else(|| "self".to_owned(), |s| s.pid.to_string());
     let Some(caps) = effective(&pid) else {
         out.push(Check::warn(
             "rights",
@@ -26,16 +28,40 @@ pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
         out.push(if held {
             Check::ok(name, what)
         } else {
-            Check::warn(name, format!("no right to: {what}"), format!("give the service {cap}"))
+            Check::warn(
+                name,
+                format!("no right to: {what}"),
+                format!("give the service {cap}"),
+            )
         });
     };
     let realtime = p.agent.map_or(has(SYS_NICE), |s| s.realtime);
-    check("real-time", realtime, "run guard and plan before everything else", "CAP_SYS_NICE");
-    check("memory", has(IPC_LOCK), "lock the guard's memory", "CAP_IPC_LOCK");
+    check(
+        "real-time",
+        realtime,
+        "run guard and plan before everything else",
+        "CAP_SYS_NICE",
+    );
+    check(
+        "memory",
+        has(IPC_LOCK),
+        "lock the guard's memory",
+        "CAP_IPC_LOCK",
+    );
     if !p.settings.board.is_sim() {
-        check("freeze", has(SYS_ADMIN), "freeze and thaw the data file system", "CAP_SYS_ADMIN");
+        check(
+            "freeze",
+            has(SYS_ADMIN),
+            "freeze and thaw the data file system",
+            "CAP_SYS_ADMIN",
+        );
         if p.settings.power.allow_poweroff {
-            check("power-off", has(SYS_BOOT), "power the machine off", "CAP_SYS_BOOT");
+            check(
+                "power-off",
+                has(SYS_BOOT),
+                "power the machine off",
+                "CAP_SYS_BOOT",
+            );
         }
     }
 }

@@ -36,7 +36,10 @@ pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
 }
 
 fn agent(s: &Status, out: &mut Vec<Check>) {
-    let found = format!("pid {}, supply {}, readiness {}", s.pid, s.supply, s.readiness);
+    let found = format!(
+        "pid {}, supply {}, readiness {}",
+        s.pid, s.supply, s.readiness
+    );
     match s.readiness.as_str() {
         "Ready" => out.push(Check::ok("agent", found)),
         "AtRisk" => out.push(Check::warn("agent", found, s.advice.join("; "))),
@@ -50,12 +53,19 @@ fn lines(p: &Patient<'_>, out: &mut Vec<Check>) {
             (Some(chip), Some(line), _) => format!("{chip} line {line}, ABI {}", s.gpio.abi),
             (Some(chip), None, _) => format!("{chip}, ABI {}", s.gpio.abi),
             (None, _, Some(why)) => {
-                out.push(Check::bad("power_fail", why.clone(), "check power.board and the wiring"));
+                out.push(Check::bad(
+                    "power_fail",
+                    why.clone(),
+                    "check power.board and the wiring",
+                ));
                 return;
             }
             (None, _, None) => "not wired".to_owned(),
         };
-        out.push(Check::ok("power_fail", format!("held by the agent: {found}; supply {}", s.supply)));
+        out.push(Check::ok(
+            "power_fail",
+            format!("held by the agent: {found}; supply {}", s.supply),
+        ));
         return;
     }
     if p.settings.board.is_sim() {
@@ -66,7 +76,11 @@ fn lines(p: &Patient<'_>, out: &mut Vec<Check>) {
         Ok(levels) => levels,
         Err(e) => {
             let why = crate::agent::explain(&e);
-            out.push(Check::bad("lines", why, "check power.board, [board.*] and the wiring"));
+            out.push(Check::bad(
+                "lines",
+                why,
+                "check power.board, [board.*] and the wiring",
+            ));
             return;
         }
     };
@@ -83,10 +97,17 @@ fn lines(p: &Patient<'_>, out: &mut Vec<Check>) {
         )),
         Some(false) => out.push(Check::ok("power_fail", "reads good")),
     }
-    for (name, level) in [("brownout", levels.brownout), ("battery_low", levels.battery_low)] {
+    for (name, level) in [
+        ("brownout", levels.brownout),
+        ("battery_low", levels.battery_low),
+    ] {
         match level {
             None => {}
-            Some(true) => out.push(Check::warn(name, "reads low now", "check the supply and the wiring")),
+            Some(true) => out.push(Check::warn(
+                name,
+                "reads low now",
+                "check the supply and the wiring",
+            )),
             Some(false) => out.push(Check::ok(name, "reads good")),
         }
     }

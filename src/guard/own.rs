@@ -25,8 +25,16 @@ pub struct OwnStore {
 impl OwnStore {
     /// The store at `path`, which takes `orders`.
     pub fn new(path: &Path, orders: Orders) -> Self {
-        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        Self { path: path.display().to_string(), name, orders }
+        let name = path
+            .file_name()
+            .unwrap_or(path.as_os_str())
+            .to_string_lossy()
+            .into_owned();
+        Self {
+            path: path.display().to_string(),
+            name,
+            orders,
+        }
     }
 }
 
@@ -56,12 +64,18 @@ impl GuardedDatabase for OwnStore {
     }
 
     fn checkpoint(&mut self, left: Duration) -> Result<u32, String> {
-        let report = self.orders.checkpoint(Mode::Truncate, left).map_err(|e| e.to_string())?;
+        let report = self
+            .orders
+            .checkpoint(Mode::Truncate, left)
+            .map_err(|e| e.to_string())?;
         if report.complete() {
             return Ok(report.wal_frames);
         }
         let kept = report.wal_frames - report.backfilled;
-        Err(format!("a reader holds {kept} of {} frames back", report.wal_frames))
+        Err(format!(
+            "a reader holds {kept} of {} frames back",
+            report.wal_frames
+        ))
     }
 
     fn checkpoint_early(&mut self) {

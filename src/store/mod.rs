@@ -63,17 +63,23 @@ impl Default for Desk {
 impl Desk {
     /// A desk without a writer.
     pub fn new() -> Self {
-        Self { mailbox: Arc::new(mailbox::Mailbox::new(WAL_LIMIT)) }
+        Self {
+            mailbox: Arc::new(mailbox::Mailbox::new(WAL_LIMIT)),
+        }
     }
 
     /// Where connections hand over readings.
     pub fn intake(&self) -> Intake {
-        Intake { mailbox: Arc::clone(&self.mailbox) }
+        Intake {
+            mailbox: Arc::clone(&self.mailbox),
+        }
     }
 
     /// Controls for guard and agent.
     pub fn orders(&self) -> Orders {
-        Orders { mailbox: Arc::clone(&self.mailbox) }
+        Orders {
+            mailbox: Arc::clone(&self.mailbox),
+        }
     }
 }
 
@@ -176,6 +182,22 @@ impl Store {
             mailbox,
             thread: Some(thread),
         })
+    }
+
+    /// Where connections hand over readings.
+    pub fn intake(&self) -> Intake {
+        self.desk().intake()
+    }
+
+    /// Controls for guard and agent.
+    pub fn orders(&self) -> Orders {
+        self.desk().orders()
+    }
+
+    fn desk(&self) -> Desk {
+        Desk {
+            mailbox: Arc::clone(&self.mailbox),
+        }
     }
 
     /// The numbers, without touching the disk.

@@ -30,9 +30,18 @@ fn an_outage_parks_and_power_back_resumes_and_nothing_acknowledged_is_lost() {
     let parked = agent.wait_for_supply("Parked");
     assert_eq!(parked["last_outage"]["ended"], "clean");
     for step in ["commit", "quiet", "checkpoint", "end_mark"] {
-        assert_eq!(outcome(&parked, step), "done", "{step}: {}", parked["last_outage"]);
+        assert_eq!(
+            outcome(&parked, step),
+            "done",
+            "{step}: {}",
+            parked["last_outage"]
+        );
     }
-    assert_eq!(outcome(&parked, "freeze"), "skipped", "a simulated board freezes nothing");
+    assert_eq!(
+        outcome(&parked, "freeze"),
+        "skipped",
+        "a simulated board freezes nothing"
+    );
     assert_eq!(client.wait_for("paused")["paused"], "power_failing");
     // Queued lines keep their numbers and are committed when power is back.
     for _ in 0..5 {
@@ -62,10 +71,15 @@ fn no_commit_lands_between_parked_and_resumed() {
     let before = std::fs::read(home.data("edge_store.db-wal")).expect("wal");
     // Several commit windows pass.
     let began = agent.status().expect("status")["uptime_s"].as_u64();
-    let later = agent.wait_for("two seconds", |s| s["uptime_s"].as_u64() >= began.map(|b| b + 2));
+    let later = agent.wait_for("two seconds", |s| {
+        s["uptime_s"].as_u64() >= began.map(|b| b + 2)
+    });
     assert_eq!(later["commits"], parked["commits"]);
     assert_eq!(later["acked"], parked["acked"]);
-    assert_eq!(std::fs::read(home.data("edge_store.db-wal")).expect("wal"), before);
+    assert_eq!(
+        std::fs::read(home.data("edge_store.db-wal")).expect("wal"),
+        before
+    );
 }
 
 #[test]
@@ -77,7 +91,9 @@ fn a_flicker_runs_no_plan() {
     home.power(false);
     let good = agent.wait_for_supply("Good");
     assert!(good["last_outage"].is_null());
-    poll("the flicker in the log", || home.log().contains("power flickered").then_some(()));
+    poll("the flicker in the log", || {
+        home.log().contains("power flickered").then_some(())
+    });
 }
 
 #[test]
@@ -119,7 +135,11 @@ fn a_stop_while_parked_ends_in_order() {
 
 #[test]
 fn off_ends_the_process_with_exit_code_10_only_where_it_is_allowed() {
-    for (allow, how, code) in [(true, "poweroff", Some(10)), (true, "stay", None), (false, "poweroff", None)] {
+    for (allow, how, code) in [
+        (true, "poweroff", Some(10)),
+        (true, "stay", None),
+        (false, "poweroff", None),
+    ] {
         let home = Home::with(
             &format!(
                 "holdup_ms = 2000\nglitch_ms = 20\nrestore_ms = 100\npark_max_s = 1\n\
@@ -132,7 +152,9 @@ fn off_ends_the_process_with_exit_code_10_only_where_it_is_allowed() {
         if let Some(code) = code {
             assert_eq!(agent.ended().code(), Some(code), "{}", home.log());
         } else {
-            poll("the refusal in the log", || home.log().contains("stays parked").then_some(()));
+            poll("the refusal in the log", || {
+                home.log().contains("stays parked").then_some(())
+            });
             assert_eq!(agent.wait_for_supply("Parked")["supply"], "Parked");
         }
     }
@@ -182,7 +204,10 @@ fn readiness_says_what_is_missing_before_anything_happens() {
     let mut agent = home.serving();
     let s = agent.wait_for("readiness", |s| s["readiness"] == "Ready");
     assert_eq!(s["reasons"], serde_json::json!([]));
-    assert!(s["predicted_ms"].as_u64() > Some(19), "the glitch time is part of it: {s}");
+    assert!(
+        s["predicted_ms"].as_u64() > Some(19),
+        "the glitch time is part of it: {s}"
+    );
 }
 
 #[test]
@@ -190,12 +215,18 @@ fn sighup_takes_over_power_settings_and_a_broken_file_changes_nothing() {
     let home = Home::new();
     let mut agent = home.serving();
     let text = std::fs::read_to_string(home.config()).expect("config");
-    home.write("holdup.toml", text.replace("holdup_ms = 4000", "holdup_ms = 7000").as_bytes());
+    home.write(
+        "holdup.toml",
+        text.replace("holdup_ms = 4000", "holdup_ms = 7000")
+            .as_bytes(),
+    );
     agent.signal("HUP");
     agent.wait_for("the new hold-up time", |s| s["holdup_ms"] == 7000);
     home.write("holdup.toml", b"[power]\nholdup_ms = \"soon\"\n");
     agent.signal("HUP");
-    poll("the refusal in the log", || home.log().contains("the old one stays").then_some(()));
+    poll("the refusal in the log", || {
+        home.log().contains("the old one stays").then_some(())
+    });
     assert_eq!(agent.status().expect("status")["holdup_ms"], 7000);
 }
 
@@ -231,12 +262,17 @@ fn repeats_with_ids_after_a_kill_are_stored_once() {
     use std::io::{BufRead, BufReader, Write};
     let home = Home::new();
     let send = |from: u64, to: u64| {
-        let stream = std::os::unix::net::UnixStream::connect(home.path("run/ingest.sock")).expect("socket");
-        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("time-out");
+        let stream =
+            std::os::unix::net::UnixStream::connect(home.path("run/ingest.sock")).expect("socket");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .expect("time-out");
         let mut w = stream.try_clone().expect("clone");
         w.write_all(b"{\"client\":\"c\"}\n").expect("send");
         for n in from..to {
-            let line = format!("{{\"sensor_name\":\"t\",\"timestamp\":{n},\"value\":{n},\"id\":\"{n}\"}}\n");
+            let line = format!(
+                "{{\"sensor_name\":\"t\",\"timestamp\":{n},\"value\":{n},\"id\":\"{n}\"}}\n"
+            );
             w.write_all(line.as_bytes()).expect("send");
         }
         for line in BufReader::new(stream).lines() {

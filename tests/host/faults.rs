@@ -12,11 +12,17 @@ fn stderr(out: &std::process::Output) -> String {
 #[test]
 fn a_broken_config_is_refused_with_file_and_line_and_code_2() {
     let home = Home::new();
-    home.write("holdup.toml", b"[gateway]\nid = \"a\"\n\n[power]\nholdup_msec = 12\n");
+    home.write(
+        "holdup.toml",
+        b"[gateway]\nid = \"a\"\n\n[power]\nholdup_msec = 12\n",
+    );
     let out = home.holdup(&["run"]);
     assert_eq!(out.status.code(), Some(2), "{}", stderr(&out));
     let text = stderr(&out);
-    assert!(text.contains("holdup.toml:5") && text.contains("holdup_msec"), "{text}");
+    assert!(
+        text.contains("holdup.toml:5") && text.contains("holdup_msec"),
+        "{text}"
+    );
     assert!(!home.path("data").exists(), "nothing was made");
 }
 
@@ -35,7 +41,11 @@ fn a_second_instance_is_refused_and_the_first_goes_on() {
     let mut agent = home.serving();
     let out = home.holdup(&["run"]);
     assert_eq!(out.status.code(), Some(3), "{}", stderr(&out));
-    assert!(stderr(&out).contains(&agent.pid().to_string()), "{}", stderr(&out));
+    assert!(
+        stderr(&out).contains(&agent.pid().to_string()),
+        "{}",
+        stderr(&out)
+    );
     let mut client = home.client();
     client.send();
     client.wait_acked(1);
@@ -57,12 +67,24 @@ fn a_missing_chip_serves_on_unprotected() {
     let mut agent = home.start();
     let s = agent.wait_for("service", |s| s["supply"] == "Good");
     assert_eq!(s["readiness"], "Unprotected");
-    assert!(s["reasons"].as_array().expect("reasons").contains(&"line_missing".into()));
-    assert!(s["gpio"]["error"].as_str().is_some_and(|e| e.contains("no-such-chip")), "{s}");
+    assert!(
+        s["reasons"]
+            .as_array()
+            .expect("reasons")
+            .contains(&"line_missing".into())
+    );
+    assert!(
+        s["gpio"]["error"]
+            .as_str()
+            .is_some_and(|e| e.contains("no-such-chip")),
+        "{s}"
+    );
     let mut client = home.client();
     client.send();
     client.wait_acked(1);
-    poll("the log", || home.log().contains("UNPROTECTED").then_some(()));
+    poll("the log", || {
+        home.log().contains("UNPROTECTED").then_some(())
+    });
     agent.stop();
     assert_eq!(home.values().len(), 1);
 }
@@ -75,7 +97,10 @@ fn a_database_that_is_not_sqlite_is_left_alone_and_named() {
     let out = home.holdup(&["run"]);
     assert_eq!(out.status.code(), Some(4), "{}", stderr(&out));
     assert!(stderr(&out).contains("edge_store.db"), "{}", stderr(&out));
-    assert_eq!(fs::read(home.data("edge_store.db")).expect("read"), precious);
+    assert_eq!(
+        fs::read(home.data("edge_store.db")).expect("read"),
+        precious
+    );
 }
 
 #[test]
@@ -91,7 +116,11 @@ fn an_empty_database_beside_a_wal_is_not_opened() {
     home.write("data/edge_store.db", b"");
     let out = home.holdup(&["run"]);
     assert_eq!(out.status.code(), Some(4), "{}", stderr(&out));
-    assert_eq!(fs::read(home.data("edge_store.db-wal")).expect("wal"), wal, "SQLite would delete it");
+    assert_eq!(
+        fs::read(home.data("edge_store.db-wal")).expect("wal"),
+        wal,
+        "SQLite would delete it"
+    );
 }
 
 #[test]
@@ -123,7 +152,10 @@ fn doctor_names_what_is_bad_and_the_remedy() {
     let out = home.holdup(&["doctor"]);
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     assert_eq!(out.status.code(), Some(1), "{text}");
-    assert!(text.contains("power.holdup_ms is not set") && text.contains("none runs"), "{text}");
+    assert!(
+        text.contains("power.holdup_ms is not set") && text.contains("none runs"),
+        "{text}"
+    );
     let out = home.holdup(&["doctor", "--json"]);
     let v: serde_json::Value = serde_json::from_slice(&out.stdout).expect("json");
     assert_eq!(v["worst"], "bad");

@@ -56,7 +56,10 @@ impl LineReader for FakeLines {
             tv_sec: timeout.as_secs() as i64,
             tv_nsec: timeout.subsec_nanos().into(),
         };
-        let mut fds = [PollFd::new(&*self.bell, PollFlags::IN), PollFd::from_borrowed_fd(wake, PollFlags::IN)];
+        let mut fds = [
+            PollFd::new(&*self.bell, PollFlags::IN),
+            PollFd::from_borrowed_fd(wake, PollFlags::IN),
+        ];
         poll_fds(&mut fds, Some(&timeout)).ok();
         rustix::io::read(&*self.bell, &mut [0u8; 8]).ok();
         Ok(())
@@ -68,14 +71,22 @@ impl LineReader for FakeLines {
             return Ok(None);
         }
         self.at_edge
-            .compare_exchange(u64::MAX, allocations::so_far(), Ordering::SeqCst, Ordering::SeqCst)
+            .compare_exchange(
+                u64::MAX,
+                allocations::so_far(),
+                Ordering::SeqCst,
+                Ordering::SeqCst,
+            )
             .ok();
         Ok(Some(wire.edges.remove(0)))
     }
 
     fn levels(&mut self) -> Result<Levels, LinesLost> {
         let lost = self.wire.lock().expect("wire").lost;
-        Ok(Levels { power_fail: Some(lost), ..Levels::default() })
+        Ok(Levels {
+            power_fail: Some(lost),
+            ..Levels::default()
+        })
     }
 
     fn gauge_percent(&mut self) -> Option<f32> {
@@ -140,7 +151,11 @@ impl GuardedDatabase for FakeDatabase {
     fn settle(&mut self) {}
     fn commit(&mut self, _left: Duration) -> Result<(), String> {
         note(&self.journal, format!("commit {}", self.name));
-        if self.fails { Err("no answer from the card".to_owned()) } else { Ok(()) }
+        if self.fails {
+            Err("no answer from the card".to_owned())
+        } else {
+            Ok(())
+        }
     }
     fn checkpoint(&mut self, _left: Duration) -> Result<u32, String> {
         note(&self.journal, format!("checkpoint {}", self.name));
@@ -175,7 +190,8 @@ impl World {
         let home = tempfile::tempdir().expect("temp dir");
         let settings = PowerSettings {
             source: Source::Capacitor,
-            holdup: Some(Duration::from_secs(120)),
+            // Long enough for whatever a build machine has dirty: the freeze must fit.
+            holdup: Some(Duration::from_secs(36_000)),
             glitch: Duration::from_millis(20),
             restore: Duration::from_millis(50),
             ride_max: Duration::from_secs(60),
@@ -190,18 +206,31 @@ impl World {
         };
         let journal = Journal::default();
         let lines = FakeLines {
-            wire: Arc::new(Mutex::new(Wire { lost: false, edges: Vec::with_capacity(64) })),
+            wire: Arc::new(Mutex::new(Wire {
+                lost: false,
+                edges: Vec::with_capacity(64),
+            })),
             bell: Arc::new(eventfd(0, EventfdFlags::NONBLOCK).expect("eventfd")),
             at_edge: Arc::new(AtomicU64::new(u64::MAX)),
             at_last: Arc::new(AtomicU64::new(0)),
         };
         let medium = Arc::new(Medium::open(home.path()).expect("medium"));
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let (record, marks, _) =
-            OutageRecord::open(&medium, &home.path().join("outage.rec"), "g", "boot-a", clock.wall())
-                .expect("record");
+        let (record, marks, _) = OutageRecord::open(
+            &medium,
+            &home.path().join("outage.rec"),
+            "g",
+            "boot-a",
+            clock.wall(),
+        )
+        .expect("record");
         let database = |name, priority, fails| -> Box<dyn GuardedDatabase> {
-            Box::new(FakeDatabase { name, priority, fails, journal: Arc::clone(&journal) })
+            Box::new(FakeDatabase {
+                name,
+                priority,
+                fails,
+                journal: Arc::clone(&journal),
+            })
         };
         let shared = Arc::new(Shared::new(settings, None).expect("shared"));
         let gate = Arc::new(Gate::new());
@@ -224,13 +253,22 @@ impl World {
             ended: Box::new(|| ()),
         })
         .expect("guard");
-        let world = Self { home, lines, gate, shared, journal, guard: Some(guard) };
+        let world = Self {
+            home,
+            lines,
+            gate,
+            shared,
+            journal,
+            guard: Some(guard),
+        };
         world.wait_for("Good");
         world
     }
 
     fn wait_for(&self, state: &str) {
-        poll(state, || (self.shared.published().state.name() == state).then_some(()));
+        poll(state, || {
+            (self.shared.published().state.name() == state).then_some(())
+        });
     }
 
     fn journal(&self) -> Vec<String> {
@@ -239,7 +277,10 @@ impl World {
 
     fn ended(&self) -> Ended {
         let record = self.home.path().join("outage.rec");
-        read_last(&record, "boot-b").expect("read").expect("an outage").ended
+        read_last(&record, "boot-b")
+            .expect("read")
+            .expect("an outage")
+            .ended
     }
 }
 
@@ -259,7 +300,13 @@ fn the_plan_goes_by_priority_and_service_resumes_only_after_the_thaw() {
     w.wait_for("Parked");
     assert_eq!(
         w.journal(),
-        ["commit high", "commit low", "checkpoint high", "checkpoint low", "freeze"]
+        [
+            "commit high",
+            "commit low",
+            "checkpoint high",
+            "checkpoint low",
+            "freeze"
+        ]
     );
     assert!(w.gate.is_closed());
     assert_eq!(w.ended(), Ended::Clean);
@@ -292,9 +339,15 @@ fn parked_is_not_said_while_a_writer_is_still_inside_the_gate() {
     poll("the commits", || (w.journal().len() >= 2).then_some(()));
     // A second turn of the guard: the plan has gone on as far as it may.
     let turn = w.shared.beat();
-    poll("two more turns", || (w.shared.beat().since(turn) > Duration::from_secs(2)).then_some(()));
+    poll("two more turns", || {
+        (w.shared.beat().since(turn) > Duration::from_secs(2)).then_some(())
+    });
     assert!(matches!(w.shared.published().state, State::Failing { .. }));
-    assert_eq!(w.journal(), ["commit high", "commit low"], "nothing after the gate");
+    assert_eq!(
+        w.journal(),
+        ["commit high", "commit low"],
+        "nothing after the gate"
+    );
     drop(pass);
     w.wait_for("Parked");
 }

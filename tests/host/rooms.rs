@@ -18,11 +18,18 @@ const MAY: &[(&str, &[&str])] = &[
     ("guard", &["power", "store", "durable", "clock", "config"]),
     (
         "agent",
-        &["board", "power", "guard", "store", "queue", "ingest", "durable", "clock", "config"],
+        &[
+            "board", "power", "guard", "store", "queue", "ingest", "durable", "clock", "config",
+        ],
     ),
     ("demo", &["agent", "clock"]),
     ("doctor", &["agent", "board", "guard", "config"]),
-    ("cli", &["agent", "board", "doctor", "demo", "guard", "ingest", "config", "clock", "durable"]),
+    (
+        "cli",
+        &[
+            "agent", "board", "doctor", "demo", "guard", "ingest", "config", "clock", "durable",
+        ],
+    ),
     ("main", &["cli"]),
 ];
 
@@ -32,13 +39,20 @@ fn no_room_imports_against_the_flow() {
     let mut broken = Vec::new();
     let mut seen = BTreeSet::new();
     for file in rust_files(&src) {
-        let shown = file.strip_prefix(&src).expect("under src").display().to_string();
+        let shown = file
+            .strip_prefix(&src)
+            .expect("under src")
+            .display()
+            .to_string();
         let room = shown.split(['/', '.']).next().expect("a name").to_owned();
         if room == "lib" {
             continue;
         }
         let Some((_, allowed)) = MAY.iter().find(|(r, _)| *r == room) else {
-            broken.push(format!("{shown}: room `{room}` has no rule; give it one in {}", file!()));
+            broken.push(format!(
+                "{shown}: room `{room}` has no rule; give it one in {}",
+                file!()
+            ));
             continue;
         };
         seen.insert(room.clone());
@@ -46,11 +60,16 @@ fn no_room_imports_against_the_flow() {
         let code = text.split("#[cfg(test)]").next().expect("code");
         for (line, imported) in imports(code) {
             if imported != room && !allowed.contains(&imported.as_str()) {
-                broken.push(format!("{shown}:{line}: `{room}` may not import `{imported}`"));
+                broken.push(format!(
+                    "{shown}:{line}: `{room}` may not import `{imported}`"
+                ));
             }
         }
     }
-    assert!(seen.contains("guard") && seen.contains("store"), "read the wrong folder: {seen:?}");
+    assert!(
+        seen.contains("guard") && seen.contains("store"),
+        "read the wrong folder: {seen:?}"
+    );
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
 }
 
@@ -59,7 +78,10 @@ fn the_rules_themselves_have_no_circle() {
     for (place, (room, allowed)) in MAY.iter().enumerate() {
         for other in *allowed {
             let at = MAY.iter().position(|(r, _)| r == other);
-            assert!(at.is_some_and(|at| at < place), "{room} -> {other} points back");
+            assert!(
+                at.is_some_and(|at| at < place),
+                "{room} -> {other} points back"
+            );
         }
     }
 }
@@ -67,10 +89,18 @@ fn the_rules_themselves_have_no_circle() {
 /// Every `crate::ROOM` and every room inside `crate::{...}`, with its line.
 fn imports(code: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
-    let ident = |s: &str| s.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    let ident = |s: &str| {
+        s.chars()
+            .take_while(|c| c.is_alphanumeric() || *c == '_')
+            .collect()
+    };
     for (at, _) in code.match_indices("crate::") {
         let line = code[..at].matches('\n').count() + 1;
-        if code[..at].rsplit('\n').next().is_some_and(|l| l.trim_start().starts_with("//")) {
+        if code[..at]
+            .rsplit('\n')
+            .next()
+            .is_some_and(|l| l.trim_start().starts_with("//"))
+        {
             continue;
         }
         let rest = &code[at + "crate::".len()..];

@@ -17,7 +17,8 @@ use crate::patience::{Stopwatch, poll};
 pub(crate) const POWER_FAIL: u8 = 5;
 pub(crate) const BROWNOUT: u8 = 6;
 
-const CARD: u64 = 128 << 20;
+/// The size of a case's card.
+pub(crate) const CARD: u64 = 128 << 20;
 const DATA: &str = "/data";
 
 /// What a case adds to the usual configuration.
@@ -34,13 +35,23 @@ pub(crate) struct Setting {
 impl Default for Setting {
     /// Hold-up and glitch times that leave an emulated machine on a busy host room.
     fn default() -> Self {
-        Self { holdup_ms: 8000, glitch_ms: 100, power: "", tables: "" }
+        Self {
+            holdup_ms: 8000,
+            glitch_ms: 100,
+            power: "",
+            tables: "",
+        }
     }
 }
 
 impl Setting {
     pub(crate) fn toml(&self) -> String {
-        let Self { holdup_ms, glitch_ms, power, tables } = self;
+        let Self {
+            holdup_ms,
+            glitch_ms,
+            power,
+            tables,
+        } = self;
         format!(
             "[gateway]\nid = \"qemu-1\"\ndata_dir = \"{DATA}\"\nrun_dir = \"/run/holdup\"\n\n\
              [power]\nboard = \"qemu-virt\"\nholdup_ms = {holdup_ms}\nglitch_ms = {glitch_ms}\n\
@@ -67,15 +78,29 @@ impl Scene {
         let machine = Machine::boot(parts, card, options);
         machine.mount(DATA);
         let agent = machine.spawn_agent();
-        Self { name, machine, agent }
+        Self {
+            name,
+            machine,
+            agent,
+        }
     }
 
     /// The same with a setting and nothing else, once the agent serves.
-    pub(crate) fn serving(name: &'static str, parts: &Parts, card: &Card, setting: Setting) -> Self {
+    pub(crate) fn serving(
+        name: &'static str,
+        parts: &Parts,
+        card: &Card,
+        setting: Setting,
+    ) -> Self {
         let toml = setting.toml();
-        let options = MachineOptions { config_toml: &toml, ..MachineOptions::default() };
+        let options = MachineOptions {
+            config_toml: &toml,
+            ..MachineOptions::default()
+        };
         let scene = Self::boot(name, parts, card, &options);
-        scene.wait_for_status("service", |s| s["supply"] == "Good" && s["store"] == "running");
+        scene.wait_for_status("service", |s| {
+            s["supply"] == "Good" && s["store"] == "running"
+        });
         scene
     }
 
@@ -83,7 +108,10 @@ impl Scene {
     pub(crate) fn wait_for_status(&self, what: &str, done: impl Fn(&Value) -> bool) -> Value {
         self.machine.wait_for(what, |m| {
             if !m.is_running(&self.agent) {
-                panic!("the agent is gone, waiting for {what}: {}", m.log_of(&self.agent));
+                panic!(
+                    "the agent is gone, waiting for {what}: {}",
+                    m.log_of(&self.agent)
+                );
             }
             m.status().filter(|s| done(s))
         })
@@ -122,7 +150,10 @@ impl Scene {
         ));
         for s in o["steps"].as_array().into_iter().flatten() {
             let of = s["database"].as_str().unwrap_or("");
-            let why = s["why"].as_str().map(|w| format!(" ({w})")).unwrap_or_default();
+            let why = s["why"]
+                .as_str()
+                .map(|w| format!(" ({w})"))
+                .unwrap_or_default();
             let ms = |v: &Value| v.as_u64().unwrap_or(0) as f64 / 1000.0;
             self.saw(&format!(
                 "  {:>8.1} ms  {} {of} {} {:.1} ms{why}",
@@ -142,7 +173,11 @@ pub(crate) fn saw(name: &str, text: &str) {
 
 /// The reading that line `n` (counted from 0) carries.
 pub(crate) fn reading(n: u64) -> String {
-    format!("{{\"sensor_name\":\"s{}\",\"timestamp\":{},\"value\":{n}}}", n % 4, 1_767_225_600 + n)
+    format!(
+        "{{\"sensor_name\":\"s{}\",\"timestamp\":{},\"value\":{n}}}",
+        n % 4,
+        1_767_225_600 + n
+    )
 }
 
 /// How one step of the last outage went: `done`, `dropped`, `skipped`, `failed` or `absent`.
@@ -167,7 +202,12 @@ pub(crate) fn hold(time: Duration, still: impl Fn() -> bool) {
 
 /// The next morning: boots the same card, lets the agent recover and stop in order, and compares
 /// row by row. Returns the status that the agent gave after the restart.
-pub(crate) fn next_boot(name: &'static str, parts: &Parts, card: &Card, account: &Account) -> Value {
+pub(crate) fn next_boot(
+    name: &'static str,
+    parts: &Parts,
+    card: &Card,
+    account: &Account,
+) -> Value {
     let scene = Scene::serving(name, parts, card, Setting::default());
     let status = scene.status();
     scene.machine.power_off();
@@ -186,13 +226,15 @@ pub(crate) fn compare_from(name: &str, card: &Card, first: u64, account: &Accoun
     let folder = tempfile::tempdir().expect("a folder");
     let path = card.extract_database("/edge_store.db", folder.path());
     let db = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).expect("open");
-    let integrity: String =
-        db.query_row("PRAGMA integrity_check", [], |r| r.get(0)).expect("integrity check");
+    let integrity: String = db
+        .query_row("PRAGMA integrity_check", [], |r| r.get(0))
+        .expect("integrity check");
     assert_eq!(integrity, "ok");
     let mut count = db
         .prepare("SELECT count(*) FROM readings WHERE value = ?1 AND sensor_name = ?2 AND timestamp = ?3")
         .expect("query");
-    db.execute_batch("CREATE INDEX by_value ON readings(value)").expect("index for the comparison");
+    db.execute_batch("CREATE INDEX by_value ON readings(value)")
+        .expect("index for the comparison");
     let (mut missing, mut twice) = (Vec::new(), Vec::new());
     for n in first..first + account.acked {
         let key = rusqlite::params![n as f64, format!("s{}", n % 4), 1_767_225_600 + n as i64];
@@ -202,7 +244,9 @@ pub(crate) fn compare_from(name: &str, card: &Card, first: u64, account: &Accoun
             _ => twice.push(n),
         }
     }
-    let stored: i64 = db.query_row("SELECT count(*) FROM readings", [], |r| r.get(0)).expect("rows");
+    let stored: i64 = db
+        .query_row("SELECT count(*) FROM readings", [], |r| r.get(0))
+        .expect("rows");
     saw(
         name,
         &format!(
@@ -213,6 +257,9 @@ pub(crate) fn compare_from(name: &str, card: &Card, first: u64, account: &Accoun
             twice.len()
         ),
     );
-    assert!(missing.is_empty(), "acknowledged and not stored: {missing:?}");
+    assert!(
+        missing.is_empty(),
+        "acknowledged and not stored: {missing:?}"
+    );
     assert!(twice.is_empty(), "stored twice: {twice:?}");
 }

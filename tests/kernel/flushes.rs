@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use holdup::store::{Store, StoreOptions};
+use holdup::store::{Desk, Store, StoreOptions};
 use holdup::{clock::SystemClock, durable::Gate, durable::Medium};
 
 use store_world::{SETTINGS, Seen, Told, chunk, until};
@@ -111,6 +111,7 @@ fn a_commit_costs_one_flush() {
         }
     };
     let store = Store::start(StoreOptions {
+        desk: Desk::new(),
         settings: SETTINGS,
         path: disk.mount().join("edge_store.db"),
         medium: Arc::new(Medium::open(&disk.mount()).expect("medium")),

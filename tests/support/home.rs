@@ -34,7 +34,10 @@ impl Home {
 
     /// A capacitor of 2 s, a glitch time that a busy machine keeps, quick restore.
     pub(crate) fn new() -> Self {
-        Self::with("holdup_ms = 4000\nglitch_ms = 50\nrestore_ms = 100\nsettle_after = 0", "")
+        Self::with(
+            "holdup_ms = 4000\nglitch_ms = 50\nrestore_ms = 100\nsettle_after = 0",
+            "",
+        )
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -52,7 +55,9 @@ impl Home {
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) {
         let path = self.path(name);
         fs::create_dir_all(path.parent().expect("a parent")).expect("folder");
-        File::create(&path).and_then(|mut f| f.write_all(bytes)).expect("write");
+        File::create(&path)
+            .and_then(|mut f| f.write_all(bytes))
+            .expect("write");
     }
 
     /// Runs a verb to its end.
@@ -62,7 +67,11 @@ impl Home {
 
     /// Starts `holdup run`; does not wait for anything.
     pub(crate) fn start(&self) -> Agent<'_> {
-        let log = File::options().create(true).append(true).open(self.path("log")).expect("log");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.path("log"))
+            .expect("log");
         let child = Command::new(env!("CARGO_BIN_EXE_holdup"))
             .args(["run", "--config"])
             .arg(self.config())
@@ -76,7 +85,9 @@ impl Home {
     /// Starts it and waits until it serves.
     pub(crate) fn serving(&self) -> Agent<'_> {
         let mut agent = self.start();
-        agent.wait_for("service", |s| s["supply"] == "Good" && s["store"] == "running");
+        agent.wait_for("service", |s| {
+            s["supply"] == "Good" && s["store"] == "running"
+        });
         agent
     }
 
@@ -87,28 +98,48 @@ impl Home {
     /// Sends one line to the simulated board; its answer.
     pub(crate) fn sim(&self, line: &str) -> String {
         let mut stream = UnixStream::connect(self.path("run/sim.sock")).expect("sim socket");
-        stream.write_all(format!("{line}\n").as_bytes()).expect("sim");
+        stream
+            .write_all(format!("{line}\n").as_bytes())
+            .expect("sim");
         let mut answer = String::new();
-        BufReader::new(stream).read_line(&mut answer).expect("sim answers");
+        BufReader::new(stream)
+            .read_line(&mut answer)
+            .expect("sim answers");
         answer.trim().to_owned()
     }
 
     pub(crate) fn power(&self, lost: bool) {
-        assert_eq!(self.sim(if lost { "power_fail lost" } else { "power_fail ok" }), "ok");
+        assert_eq!(
+            self.sim(if lost {
+                "power_fail lost"
+            } else {
+                "power_fail ok"
+            }),
+            "ok"
+        );
     }
 
     /// A connection to the ingest socket.
     pub(crate) fn client(&self) -> Client {
         let stream = UnixStream::connect(self.path("run/ingest.sock")).expect("ingest socket");
         stream.set_read_timeout(Some(PATIENCE)).expect("time-out");
-        Client { reader: BufReader::new(stream.try_clone().expect("clone")), stream, sent: 0 }
+        Client {
+            reader: BufReader::new(stream.try_clone().expect("clone")),
+            stream,
+            sent: 0,
+        }
     }
 
     /// Every row's value.
     pub(crate) fn values(&self) -> Vec<f64> {
         let db = rusqlite::Connection::open(self.data("edge_store.db")).expect("open");
-        let mut q = db.prepare("SELECT value FROM readings ORDER BY id").expect("query");
-        q.query_map([], |r| r.get(0)).expect("rows").map(|v| v.expect("value")).collect()
+        let mut q = db
+            .prepare("SELECT value FROM readings ORDER BY id")
+            .expect("query");
+        q.query_map([], |r| r.get(0))
+            .expect("rows")
+            .map(|v| v.expect("value"))
+            .collect()
     }
 }
 
@@ -145,7 +176,10 @@ impl Agent<'_> {
         let home = self.home;
         poll(what, || {
             if let Some(ended) = self.child.try_wait().expect("wait") {
-                panic!("the agent ended ({ended}) while waiting for {what}:\n{}", home.log());
+                panic!(
+                    "the agent ended ({ended}) while waiting for {what}:\n{}",
+                    home.log()
+                );
             }
             self.status().filter(|s| done(s))
         })
@@ -157,7 +191,10 @@ impl Agent<'_> {
 
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        let done = Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill");
+        let done = Command::new("kill")
+            .args([&format!("-{name}"), &pid])
+            .status()
+            .expect("kill");
         assert!(done.success());
     }
 
@@ -234,7 +271,10 @@ impl Client {
 }
 
 /// Asks again and again; panics when `PATIENCE` ran out.
-#[expect(clippy::disallowed_methods, reason = "between two questions, never instead of one")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "between two questions, never instead of one"
+)]
 pub(crate) fn poll<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let end = SystemClock.mono() + PATIENCE;
     loop {

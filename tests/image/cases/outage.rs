@@ -5,9 +5,8 @@ use std::time::Duration;
 use crate::card::Card;
 use crate::machine::MachineOptions;
 use crate::parts::parts;
-use crate::scene::{POWER_FAIL, Scene, Setting, hold, next_boot, outcome};
+use crate::scene::{CARD, POWER_FAIL, Scene, Setting, hold, next_boot, outcome};
 
-const CARD: u64 = 128 << 20;
 /// Longer than ext4's commit interval: whatever the agent left dirty would be written by then.
 const LONG_ENOUGH: Duration = Duration::from_secs(8);
 
@@ -16,8 +15,11 @@ fn a_clean_outage_parks_writes_nothing_more_and_loses_nothing() {
     let Some(parts) = parts() else { return };
     let card = Card::create(CARD);
     let toml = Setting::default().toml();
-    let options =
-        MachineOptions { config_toml: &toml, block_log: true, ..MachineOptions::default() };
+    let options = MachineOptions {
+        config_toml: &toml,
+        block_log: true,
+        ..MachineOptions::default()
+    };
     let scene = Scene::boot("clean outage", parts, &card, &options);
     scene.wait_for_status("service", |s| s["supply"] == "Good");
     let load = scene.load();
@@ -29,7 +31,14 @@ fn a_clean_outage_parks_writes_nothing_more_and_loses_nothing() {
     let mark = log.mark();
     scene.saw_outage(&parked);
     assert_eq!(parked["last_outage"]["ended"], "clean");
-    for step in ["commit", "quiet", "checkpoint", "end_mark", "syncfs", "freeze"] {
+    for step in [
+        "commit",
+        "quiet",
+        "checkpoint",
+        "end_mark",
+        "syncfs",
+        "freeze",
+    ] {
         assert_eq!(outcome(&parked, step), "done", "{step}");
     }
     assert_eq!(parked["wal_frames"], 0, "the WAL was checkpointed");
@@ -37,8 +46,15 @@ fn a_clean_outage_parks_writes_nothing_more_and_loses_nothing() {
     assert_eq!(told.pauses[0].0, "power_failing");
 
     hold(LONG_ENOUGH, || log.since(mark).is_empty());
-    assert_eq!(load.account().acked, told.acked, "acknowledged while parked");
-    scene.saw(&format!("no block written in {} s after parked", LONG_ENOUGH.as_secs()));
+    assert_eq!(
+        load.account().acked,
+        told.acked,
+        "acknowledged while parked"
+    );
+    scene.saw(&format!(
+        "no block written in {} s after parked",
+        LONG_ENOUGH.as_secs()
+    ));
     scene.machine.cut_power();
     let account = load.close();
 
@@ -51,10 +67,16 @@ fn a_clean_outage_parks_writes_nothing_more_and_loses_nothing() {
 fn parked_without_a_freeze_no_writer_of_the_agent_goes_on() {
     let Some(parts) = parts() else { return };
     let card = Card::create(CARD);
-    let setting = Setting { power: "freeze = \"never\"", ..Setting::default() };
+    let setting = Setting {
+        power: "freeze = \"never\"",
+        ..Setting::default()
+    };
     let toml = setting.toml();
-    let options =
-        MachineOptions { config_toml: &toml, block_log: true, ..MachineOptions::default() };
+    let options = MachineOptions {
+        config_toml: &toml,
+        block_log: true,
+        ..MachineOptions::default()
+    };
     let scene = Scene::boot("parked, not frozen", parts, &card, &options);
     scene.wait_for_status("service", |s| s["supply"] == "Good");
     let load = scene.load();
@@ -69,7 +91,10 @@ fn parked_without_a_freeze_no_writer_of_the_agent_goes_on() {
     let mark = log.mark();
     hold(LONG_ENOUGH, || true);
     let after = log.since(mark);
-    let readings = after.iter().filter(|e| log.data(e).windows(3).any(|w| w == b"WAL")).count();
+    let readings = after
+        .iter()
+        .filter(|e| log.data(e).windows(3).any(|w| w == b"WAL"))
+        .count();
     let bytes: u64 = after.iter().map(|e| e.sectors * 512).sum();
     scene.saw(&format!("{bytes} bytes written after parked"));
     assert_eq!(readings, 0);
@@ -84,21 +109,40 @@ fn parked_without_a_freeze_no_writer_of_the_agent_goes_on() {
 fn a_flicker_shorter_than_the_glitch_time_changes_nothing() {
     let Some(parts) = parts() else { return };
     let card = Card::create(CARD);
-    let setting = Setting { glitch_ms: 2000, ..Setting::default() };
+    let setting = Setting {
+        glitch_ms: 2000,
+        ..Setting::default()
+    };
     let scene = Scene::serving("flicker", parts, &card, setting);
     let load = scene.load();
-    scene.machine.lines.pulse(POWER_FAIL, Duration::from_millis(30));
+    scene
+        .machine
+        .lines
+        .pulse(POWER_FAIL, Duration::from_millis(30));
     scene.machine.wait_for("the flicker in the log", |m| {
-        m.log_of(&scene.agent).contains("power flickered").then_some(())
+        m.log_of(&scene.agent)
+            .contains("power flickered")
+            .then_some(())
     });
     let before = load.account().acked;
     load.wait_for("more acknowledgements", |a| a.acked > before + 50);
     let status = scene.status();
     assert_eq!(status["supply"], "Good");
-    assert!(status["last_outage"].is_null(), "a plan ran: {}", status["last_outage"]);
+    assert!(
+        status["last_outage"].is_null(),
+        "a plan ran: {}",
+        status["last_outage"]
+    );
     let account = load.account();
-    assert!(account.pauses.is_empty(), "clients see nothing of a flicker: {:?}", account.pauses);
-    scene.saw(&format!("no plan, no pause, {} acknowledged", account.acked));
+    assert!(
+        account.pauses.is_empty(),
+        "clients see nothing of a flicker: {:?}",
+        account.pauses
+    );
+    scene.saw(&format!(
+        "no plan, no pause, {} acknowledged",
+        account.acked
+    ));
     let account = load.finish();
     scene.machine.power_off();
     crate::scene::compare("flicker", &card, &account);
@@ -108,7 +152,11 @@ fn a_flicker_shorter_than_the_glitch_time_changes_nothing() {
 fn power_back_before_the_commit_point_resumes_ingest() {
     let Some(parts) = parts() else { return };
     let card = Card::create(CARD);
-    let setting = Setting { holdup_ms: 120_000, glitch_ms: 60_000, ..Setting::default() };
+    let setting = Setting {
+        holdup_ms: 120_000,
+        glitch_ms: 60_000,
+        ..Setting::default()
+    };
     let scene = Scene::serving("back before commit", parts, &card, setting);
     let load = scene.load();
     scene.machine.lines.set(POWER_FAIL, true);
@@ -124,9 +172,16 @@ fn power_back_before_the_commit_point_resumes_ingest() {
     scene.wait_for_supply("Good");
     load.wait_for("more acknowledgements", |a| a.acked > held + 50);
     let status = scene.status();
-    assert!(status["last_outage"].is_null(), "a plan ran: {}", status["last_outage"]);
+    assert!(
+        status["last_outage"].is_null(),
+        "a plan ran: {}",
+        status["last_outage"]
+    );
     assert!(load.account().pauses.is_empty());
-    scene.saw(&format!("gate closed at {held}, opened again, {} acknowledged", load.account().acked));
+    scene.saw(&format!(
+        "gate closed at {held}, opened again, {} acknowledged",
+        load.account().acked
+    ));
     let account = load.finish();
     scene.machine.power_off();
     crate::scene::compare("back before commit", &card, &account);
@@ -136,16 +191,28 @@ fn power_back_before_the_commit_point_resumes_ingest() {
 fn chatter_for_seconds_cannot_postpone_the_plan() {
     let Some(parts) = parts() else { return };
     let card = Card::create(CARD);
-    let setting = Setting { glitch_ms: 300, ..Setting::default() };
+    let setting = Setting {
+        glitch_ms: 300,
+        ..Setting::default()
+    };
     let scene = Scene::serving("chatter", parts, &card, setting);
     let load = scene.load();
     let ms = Duration::from_millis;
-    let chatter = scene.machine.lines.chatter(POWER_FAIL, ms(40), ms(20), Duration::from_secs(20));
+    let chatter = scene
+        .machine
+        .lines
+        .chatter(POWER_FAIL, ms(40), ms(20), Duration::from_secs(20));
     let status = scene.wait_for_status("the plan", |s| {
         matches!(s["supply"].as_str(), Some("Failing" | "Parked"))
     });
-    assert!(!chatter.is_finished(), "the plan ran only when the chatter was over");
-    scene.saw(&format!("{} while the line still chatters", status["supply"]));
+    assert!(
+        !chatter.is_finished(),
+        "the plan ran only when the chatter was over"
+    );
+    scene.saw(&format!(
+        "{} while the line still chatters",
+        status["supply"]
+    ));
     let parked = scene.wait_for_supply("Parked");
     scene.saw_outage(&parked);
     let pulses = chatter.join().expect("chatter");
@@ -153,8 +220,12 @@ fn chatter_for_seconds_cannot_postpone_the_plan() {
     let status = scene.status();
     assert_eq!(status["last_outage"]["resumed"], true);
     let held = load.account().acked;
-    load.wait_for("more acknowledgements", |a| a.resumed == 1 && a.acked > held + 50);
-    scene.saw(&format!("{pulses} pulses, one outage, resumed without a reboot"));
+    load.wait_for("more acknowledgements", |a| {
+        a.resumed == 1 && a.acked > held + 50
+    });
+    scene.saw(&format!(
+        "{pulses} pulses, one outage, resumed without a reboot"
+    ));
     let account = load.finish();
     scene.machine.power_off();
     crate::scene::compare("chatter", &card, &account);
@@ -173,13 +244,19 @@ fn power_back_while_parked_resumes_without_a_reboot() {
         let held = load.wait_for("the pause", |a| a.is_paused());
         scene.machine.lines.set(POWER_FAIL, false);
         scene.wait_for_supply("Good");
-        load.wait_for("more acknowledgements", |a| a.resumed == round && a.acked > held.acked + 50);
+        load.wait_for("more acknowledgements", |a| {
+            a.resumed == round && a.acked > held.acked + 50
+        });
         let status = scene.status();
         assert_eq!(status["last_outage"]["ended"], "clean");
         assert_eq!(status["last_outage"]["resumed"], true);
     }
     let account = load.finish();
-    scene.saw(&format!("3 outages, {} pauses, {} resumed, same boot", account.pauses.len(), account.resumed));
+    scene.saw(&format!(
+        "3 outages, {} pauses, {} resumed, same boot",
+        account.pauses.len(),
+        account.resumed
+    ));
     scene.machine.power_off();
     crate::scene::compare("back while parked", &card, &account);
 }
@@ -192,7 +269,10 @@ fn cut_in_mid_plan_loses_nothing_acknowledged() {
     for (round, cut_at) in ["Suspect", "Failing", "Good"].into_iter().enumerate() {
         // The glitch time keeps it Suspect, the slow card keeps it Failing, for long enough to be
         // cut there; Good is cut without any announcement.
-        let setting = Setting { glitch_ms: 1500, ..Setting::default() };
+        let setting = Setting {
+            glitch_ms: 1500,
+            ..Setting::default()
+        };
         let scene = Scene::serving("cut in mid-plan", parts, &card, setting);
         // Values go on where the round before stopped: the comparison is over all of them.
         let load = crate::load::Load::start(
@@ -212,7 +292,10 @@ fn cut_in_mid_plan_loses_nothing_acknowledged() {
         }
         scene.machine.cut_power();
         let account = load.close();
-        scene.saw(&format!("round {round}: cut while {cut_at}, {} acknowledged", account.acked));
+        scene.saw(&format!(
+            "round {round}: cut while {cut_at}, {} acknowledged",
+            account.acked
+        ));
         drop(scene);
         let begins = base;
         base += account.sent;
@@ -222,7 +305,10 @@ fn cut_in_mid_plan_loses_nothing_acknowledged() {
             scene.machine.power_off();
             status
         };
-        let ended = status["last_outage"]["ended"].as_str().unwrap_or("none").to_owned();
+        let ended = status["last_outage"]["ended"]
+            .as_str()
+            .unwrap_or("none")
+            .to_owned();
         scene_saw(&ended);
         match cut_at {
             "Failing" => assert_eq!(ended, "cut", "{}", status["last_outage"]),

@@ -19,7 +19,9 @@ use rusqlite::Connection;
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [database, mode, pause_ms, rest @ ..] = arguments.as_slice() else {
-        anyhow::bail!("usage: foreign_writer DATABASE wal|delete PAUSE_MS [FILL_BYTES [SYNCHRONOUS]]");
+        anyhow::bail!(
+            "usage: foreign_writer DATABASE wal|delete PAUSE_MS [FILL_BYTES [SYNCHRONOUS]]"
+        );
     };
     let pause = Duration::from_millis(pause_ms.parse().context("PAUSE_MS")?);
     let fill: usize = rest
