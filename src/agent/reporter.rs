@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::clock::Mono;
 use crate::durable::{Gate, Medium};
-use crate::guard::{Ended, LastOutage, Notices, Shared};
+use crate::guard::{Bell, Ended, LastOutage, Notices, Shared};
 use crate::ingest::Pause;
 use crate::power::{Notice, State};
 use crate::store::{Orders, StoreState};
@@ -74,6 +74,7 @@ impl Pauses {
 pub(super) struct Reporter {
     thread: JoinHandle<()>,
     end: Arc<AtomicBool>,
+    bell: Bell,
     keeper: Arc<Mutex<CostsKeeper>>,
     source: Arc<StatusSource>,
 }
@@ -102,6 +103,7 @@ impl Reporter {
             fed: Mono::default(),
         };
         let asked = Arc::clone(&end);
+        let bell = notices.bell();
         let thread = std::thread::Builder::new()
             .name("holdup-report".into())
             .spawn(move || {
@@ -116,6 +118,7 @@ impl Reporter {
         Ok(Self {
             thread,
             end,
+            bell,
             keeper,
             source,
         })
@@ -124,7 +127,7 @@ impl Reporter {
     /// Everything serves.
     pub(super) fn ready(&self) {
         notify(&[NotifyState::Ready]);
-        log::info!("ready: {}", self.source.assessment().readiness.name());
+        log::info!("ready");
     }
 
     /// The stop was asked for: keep what was learned while the gate is still open.
@@ -135,7 +138,7 @@ impl Reporter {
 
     pub(super) fn end(self) {
         self.end.store(true, Ordering::SeqCst);
-        // It looks at the flag at least once a tick.
+        self.bell.ring();
         self.thread.join().ok();
     }
 }
@@ -163,7 +166,7 @@ impl Desk {
             published.state.name(),
             assessment.readiness.name()
         );
-        if words != self.said {
+        if words != self.said && published.state != State::Starting {
             for reason in &assessment.reasons {
                 log::warn!("{}: {reason}", assessment.readiness.name());
             }

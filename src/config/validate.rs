@@ -160,7 +160,7 @@ fn power(m: &mut Merged, warnings: &mut Vec<Problem>) -> PowerSettings {
             None => warnings.push(m.about(
                 "power.holdup_ms",
                 "is not set: readiness stays unprotected",
-                "run `holdup power measure` and set what it says",
+                "measure how long the supply carries the gateway, and set that",
             )),
         }
     }

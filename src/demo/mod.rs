@@ -63,8 +63,8 @@ pub fn run(t: &mut Timeline<'_>) -> Result<bool, DemoError> {
 fn story(t: &mut Timeline<'_>, gateway: Gateway) -> Result<bool, DemoError> {
     let mut gateway = gateway;
     gateway.start()?;
-    let s = gateway.wait_until("the agent serves", |s| {
-        s.supply == "Good" && s.store == "running"
+    let s = gateway.wait_until("the agent is ready", |s| {
+        s.store == "running" && !s.reasons.iter().any(|r| r == "not_calibrated")
     })?;
     t.say(
         Mood::Good,

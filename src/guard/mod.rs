@@ -30,7 +30,7 @@ pub use own::OwnStore;
 pub use plan::{Decision, Plan, Step};
 pub use record::{Ended, LastOutage, OutageRecord, RecordError, StepReport, read_last};
 pub use runner::{PlanOptions, PlanThread};
-pub use shared::{Notices, Published, Shared};
+pub use shared::{Bell, Notices, Published, Shared};
 pub use watch::{Guard, GuardOptions, Lamps, LineOpener, LineReader, LinesLost};
 
 pub use realtime::lock_memory;

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use heapless::spsc::{Consumer, Producer, Queue};
@@ -71,7 +71,7 @@ impl Shared {
                 state: State::Starting,
                 health: LineHealth::Good,
                 gauge_percent: None,
-                holdup_left: Duration::ZERO,
+                holdup_left: settings.holdup.unwrap_or_default(),
                 settings,
             }),
             last_outage: Mutex::new(last),
@@ -194,7 +194,7 @@ const NOTICES: usize = 64;
 /// The guard thread's end of the notices. Full, the newest is dropped: status has the truth.
 pub(super) struct NoticeSender {
     queue: Producer<'static, (Mono, Notice)>,
-    bell: std::sync::Arc<OwnedFd>,
+    bell: Arc<OwnedFd>,
 }
 
 impl NoticeSender {
@@ -204,29 +204,46 @@ impl NoticeSender {
     }
 }
 
+/// See [`Notices::bell`].
+#[derive(Debug, Clone)]
+pub struct Bell(Arc<OwnedFd>);
+
+impl Bell {
+    /// Wakes whoever waits for a notice.
+    pub fn ring(&self) {
+        // A full counter is a bell that rings already.
+        rustix::io::write(&*self.0, &1u64.to_ne_bytes()).ok();
+    }
+}
+
 /// The agent's end of the notices.
 #[expect(missing_debug_implementations, reason = "the queue's end has none")]
 pub struct Notices {
     queue: Consumer<'static, (Mono, Notice)>,
-    bell: std::sync::Arc<OwnedFd>,
+    bell: Arc<OwnedFd>,
 }
 
 impl Notices {
     /// A queue that lasts as long as the process.
     pub(super) fn channel() -> io::Result<(NoticeSender, Self)> {
-        let bell = std::sync::Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let queue: &'static mut Queue<(Mono, Notice), NOTICES> = Box::leak(Box::default());
         let (tx, rx) = queue.split();
         Ok((
             NoticeSender {
                 queue: tx,
-                bell: std::sync::Arc::clone(&bell),
+                bell: Arc::clone(&bell),
             },
             Self { queue: rx, bell },
         ))
     }
 
-    /// The next notice, or `None` after `timeout`.
+    /// Something that makes a waiting [`Self::next`] return.
+    pub fn bell(&self) -> Bell {
+        Bell(Arc::clone(&self.bell))
+    }
+
+    /// The next notice, or `None` after `timeout` or a [`Bell::ring`].
     pub fn next(&mut self, timeout: Duration) -> Option<(Mono, Notice)> {
         if let Some(n) = self.queue.dequeue() {
             return Some(n);

@@ -162,7 +162,7 @@ fn every_mistake_of_every_file_is_told_at_once() {
         .file("conf.d/b.toml", "[ingest\n");
     let found = site.complaints();
     let expected = [
-        "holdup.toml:2: power.glitch_ms: is a fraction (1.5); give a whole number from 1 to 1000 (ms)",
+        "holdup.toml:2: power.glitch_ms: is a fraction (1.5); give a whole number from 1 to 60000 (ms)",
         "holdup.toml:3: power.low_percent: 95 is out of range; give a whole number from 1 to 90 (%)",
         "conf.d/a.toml:2: store.index: is text (\"yes\"); give true or false",
         "conf.d/a.toml:4: database.path: is missing; add the database's path",
@@ -201,7 +201,7 @@ fn a_number_that_no_type_can_hold_is_an_error() {
             found[0]
         );
         assert!(
-            found[0].ends_with("give a whole number from 1 to 1000 (ms)"),
+            found[0].ends_with("give a whole number from 1 to 60000 (ms)"),
             "{}",
             found[0]
         );

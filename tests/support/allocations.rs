@@ -31,10 +31,3 @@ unsafe impl GlobalAlloc for Counted {
 pub(crate) fn so_far() -> u64 {
     COUNT.get()
 }
-
-/// Allocations of this thread while `work` ran.
-pub(crate) fn during<T>(work: impl FnOnce() -> T) -> (T, u64) {
-    let before = so_far();
-    let done = work();
-    (done, so_far() - before)
-}

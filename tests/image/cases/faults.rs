@@ -6,7 +6,6 @@ use crate::card::Card;
 use crate::parts::parts;
 use crate::scene::{CARD, POWER_FAIL, Scene, Setting, compare, hold, next_boot, saw};
 
-
 #[test]
 fn a_card_too_slow_for_the_budget_is_said_before_and_the_plan_drops_what_does_not_fit() {
     let Some(parts) = parts() else { return };
@@ -97,6 +96,7 @@ fn a_guarded_database_that_syncs_nothing_itself_is_durable_after_the_plan() {
         // So short that syncfs, which would write everything back, never fits.
         let setting = Setting {
             holdup_ms: 150,
+            glitch_ms: 50,
             power: "freeze = \"never\"",
             tables: "[[database]]\npath = \"/data/app.db\"\n",
             ..Setting::default()

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::card::Card;
 use crate::machine::MachineOptions;
 use crate::parts::parts;
-use crate::scene::{CARD, BROWNOUT, POWER_FAIL, Scene, Setting, compare, next_boot};
+use crate::scene::{BROWNOUT, CARD, POWER_FAIL, Scene, Setting, compare, next_boot};
 
 const BATTERY_LOW: u8 = 7;
 
