@@ -124,7 +124,7 @@ pub const KEYS: &[Key] = &[
     key("power", "low_percent", int(1, 90), Some("20"), "%", "battery charge at which the plan runs"),
     key("power", "recharge_s", int(0, DAY_S), Some("60"), "s", "time for an empty supply to be full again"),
     key("power", "settle_after", int(0, 1_000), Some("3"), "outages", "after this many outages in ten minutes resuming needs settle_ms; 0: never"),
-    key("power", "settle_ms", int(0, HOUR_MS), Some("10000"), "ms", "how long power must be steady then"),
+    key("power", "settle_ms", int(0, HOUR_MS), Some("5000"), "ms", "how long power must be steady then"),
     key("power", "park_max_s", int(1, 7 * DAY_S), Some("300"), "s", "how long to stay parked before on_park_max"),
     key("power", "on_park_max", Kind::Choice(&["poweroff", "halt", "stay"]), Some("poweroff"), "", "what to do then"),
     key("power", "freeze", Kind::Choice(&["auto", "never"]), Some("auto"), "", "freeze the data file system while parked; auto: where data_dir is a mount of its own"),
