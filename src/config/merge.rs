@@ -155,12 +155,15 @@ impl Merged {
         remedy: impl Into<String>,
     ) -> Problem {
         let below = format!("{path}.");
+        // What the site wrote is more to blame than what the board's description says.
+        let rank = |entry: &&Entry| match entry.origin {
+            Origin::File(_) => 0,
+            Origin::Board { .. } => 1,
+            Origin::Default => 2,
+        };
         let entry = self.entries.get(path).or_else(|| {
-            self.entries
-                .iter()
-                .filter(|(k, _)| k.starts_with(&below))
-                .map(|(_, e)| e)
-                .find(|e| e.origin != Origin::Default)
+            let inner = self.entries.iter().filter(|(k, _)| k.starts_with(&below));
+            inner.map(|(_, e)| e).min_by_key(rank)
         });
         Problem {
             place: entry.and_then(|e| e.origin.place()),

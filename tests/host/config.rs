@@ -59,7 +59,9 @@ fn complaints(main: &str) -> Vec<String> {
 
 fn warnings(main: &str) -> Vec<String> {
     let site = Site::new(main);
-    let warnings = site.load().warnings;
+    let mut warnings = site.load().warnings;
+    // This machine's host name is not the test's.
+    warnings.retain(|w| w.key != "gateway.id" || w.place.is_some());
     let folder = format!("{}/", site.dir.path().display());
     let shown = warnings.iter().map(|w| w.to_string().replace(&folder, ""));
     shown.collect()
@@ -316,7 +318,7 @@ fn a_line_can_be_unwired() {
     let text = "[power]\nboard = \"sim\"\nholdup_ms = 900\n[board.power_fail]\nwired = false\n";
     let said = warnings(text);
     assert!(
-        said[0].contains("board.power_fail: is not wired"),
+        said[0].starts_with("holdup.toml:5: board.power_fail: is not wired"),
         "{said:?}"
     );
 }
