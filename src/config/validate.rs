@@ -77,13 +77,20 @@ fn gateway(m: &mut Merged, warnings: &mut Vec<Problem>) -> GatewaySettings {
     };
     if m.sound(&["gateway.data_dir", "gateway.run_dir"]) {
         let (data, run) = (&gateway.data_dir, &gateway.run_dir);
-        if run.starts_with(data) {
+        if run == data {
             m.complain_of_two(
                 "gateway.run_dir",
                 "gateway.data_dir",
-                format!("{} lies in data_dir, which may be frozen", run.display()),
-                "put it on a tmpfs, such as /run/holdup",
+                "are the same directory".to_owned(),
+                "put run_dir on a tmpfs, such as /run/holdup",
             );
+        } else if run.starts_with(data) {
+            // A mount of its own there is well; which it is, only the machine knows.
+            warnings.push(m.about(
+                "gateway.run_dir",
+                "lies in data_dir, which may be frozen",
+                "put it on a tmpfs, such as /run/holdup",
+            ));
         } else if data.starts_with(run) {
             m.complain_of_two(
                 "gateway.data_dir",
@@ -146,11 +153,18 @@ fn power(m: &mut Merged, warnings: &mut Vec<Problem>) -> PowerSettings {
     };
     if m.sound(&["power.holdup_ms", "power.glitch_ms"]) {
         match power.holdup {
-            Some(holdup) if power.glitch * 2 > holdup => m.complain_of_two(
+            Some(holdup) if power.glitch < holdup && power.glitch * 2 > holdup => {
+                warnings.push(m.about(
+                    "power.glitch_ms",
+                    "leaves less than half of holdup_ms for the plan",
+                    "lower glitch_ms, or measure the hold-up again",
+                ));
+            }
+            Some(holdup) if power.glitch >= holdup => m.complain_of_two(
                 "power.glitch_ms",
                 "power.holdup_ms",
                 format!(
-                    "{} ms leaves less than half of holdup_ms ({}) for the plan",
+                    "{} ms leaves nothing of holdup_ms ({}) for the plan",
                     power.glitch.as_millis(),
                     holdup.as_millis()
                 ),

@@ -425,16 +425,16 @@ fn a_board_that_is_not_there_or_not_a_board_is_refused() {
 fn values_that_are_wrong_together_are_refused() {
     for (text, expected) in [
         (
-            "[power]\nholdup_ms = 50\nglitch_ms = 26\n",
-            "holdup.toml:3: power.glitch_ms: 26 ms leaves less than half of holdup_ms (50) for the plan; ",
+            "[power]\nholdup_ms = 50\nglitch_ms = 50\n",
+            "holdup.toml:3: power.glitch_ms: 50 ms leaves nothing of holdup_ms (50) for the plan; ",
         ),
         (
-            "[power]\nholdup_ms = 50\n",
-            "holdup.toml:2: power.glitch_ms: 30 ms leaves less than half of holdup_ms (50) for the plan; ",
+            "[power]\nholdup_ms = 25\n",
+            "holdup.toml:2: power.glitch_ms: 30 ms leaves nothing of holdup_ms (25) for the plan; ",
         ),
         (
             "[gateway]\nrun_dir = \"/var/lib/holdup\"\n",
-            "holdup.toml:2: gateway.run_dir: /var/lib/holdup lies in data_dir, which may be frozen; ",
+            "holdup.toml:2: gateway.run_dir: are the same directory; ",
         ),
         (
             "[gateway]\ndata_dir = \"/run/holdup/data\"\n",
