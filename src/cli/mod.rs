@@ -3,8 +3,6 @@
 //! Exit codes: 0 ok, 1 the thing checked is bad, 2 usage or configuration, 3 refused, 4 I/O.
 //! No logic lives here that another caller of the library would miss.
 
-#![expect(clippy::print_stdout, reason = "verbs print")]
-
 pub mod config;
 mod demo;
 mod doctor;

@@ -18,7 +18,7 @@ pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
     directory("data_dir", &gateway.data_dir, out);
     directory("run_dir", &gateway.run_dir, out);
     if let Ok(s) = statfs(&gateway.run_dir)
-        && i64::from(s.f_type) != TMPFS_MAGIC
+        && s.f_type != TMPFS_MAGIC
     {
         out.push(Check::warn(
             "run_dir",
@@ -78,14 +78,14 @@ fn mount(p: &Patient<'_>, out: &mut Vec<Check>) {
             "put data_dir on a partition of its own",
         )),
     }
-    if let Ok(s) = statvfs(dir) {
-        if !s.f_flag.contains(StatVfsMountFlags::NOATIME) {
-            out.push(Check::warn(
-                "mount",
-                "data_dir's file system is mounted without noatime: reading writes",
-                "add noatime in /etc/fstab",
-            ));
-        }
+    if let Ok(s) = statvfs(dir)
+        && !s.f_flag.contains(StatVfsMountFlags::NOATIME)
+    {
+        out.push(Check::warn(
+            "mount",
+            "data_dir's file system is mounted without noatime: reading writes",
+            "add noatime in /etc/fstab",
+        ));
     }
 }
 

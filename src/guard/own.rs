@@ -96,8 +96,11 @@ impl GuardedDatabase for OwnStore {
             priority: PRIORITY,
             wal_frames: Some(stats.wal_frames),
             state: match stats.state {
-                StoreState::Failed(why) => format!("failed: {why}"),
-                other => other.name().to_owned(),
+                StoreState::Failed(ref why) => format!("failed: {why}"),
+                StoreState::Starting
+                | StoreState::Running
+                | StoreState::DiskFull
+                | StoreState::Stopped => stats.state.name().to_owned(),
             },
         }
     }
