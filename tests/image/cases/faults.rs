@@ -99,7 +99,6 @@ fn a_guarded_database_that_syncs_nothing_itself_is_durable_after_the_plan() {
             glitch_ms: 50,
             power: "freeze = \"never\"",
             tables: "[[database]]\npath = \"/data/app.db\"\n",
-            ..Setting::default()
         };
         let scene = Scene::serving("guarded database", parts, &card, setting);
         let writer = scene
