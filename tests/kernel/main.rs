@@ -5,6 +5,10 @@ mod allocations;
 mod flushes;
 mod gpio;
 mod gpio_sim;
+#[path = "../support/home.rs"]
+#[expect(dead_code, reason = "a world that tests/host uses more of")]
+mod home;
+mod readonly;
 
 #[global_allocator]
 static COUNTED: allocations::Counted = allocations::Counted;
