@@ -15,7 +15,7 @@ use std::time::Duration;
 use holdup::clock::{Clock, Mono, SystemClock};
 use holdup::config::StoreSettings;
 use holdup::durable::{Gate, Medium};
-use holdup::store::{Acks, Chunk, Mode, Rows, Store, StoreOptions};
+use holdup::store::{Acks, Chunk, Mode, Rows, Store, StoreOptions, StoreState};
 
 use store_world::{SETTINGS, Seen, Told, chunk, reading, until};
 
@@ -140,10 +140,7 @@ fn a_commit_costs_one_flush() {
     store.orders().set_wal_limit(u32::MAX);
     store
         .orders()
-        .checkpoint(
-            holdup::store::Mode::Passive,
-            std::time::Duration::from_secs(60),
-        )
+        .checkpoint(Mode::Passive, Duration::from_secs(60))
         .expect("checkpoint");
     let (commits, before) = (store.stats().commits, disk.written());
     (0..40).for_each(|_| one());
@@ -159,6 +156,49 @@ fn a_commit_costs_one_flush() {
         (40..=42).contains(&flushes),
         "{flushes} flushes for 40 commits"
     );
+}
+
+#[test]
+fn a_full_disk_keeps_the_rows_and_resumes_by_itself() {
+    let disk = match Disk::new() {
+        Ok(disk) => disk,
+        Err(why) => {
+            eprintln!("skipped: no loop device with ext4 on this machine ({why})");
+            return;
+        }
+    };
+    let store = start(&disk, SETTINGS);
+    let told = Arc::new(Told::default());
+    store.intake().submit(chunk(&told, 1, 1, None));
+    until("it is stored", || told.upto() == 1);
+    let filler = disk.mount().join("filler");
+    let full = Command::new("dd")
+        .args([
+            "if=/dev/zero",
+            "bs=64k",
+            &format!("of={}", filler.display()),
+        ])
+        .output()
+        .expect("dd");
+    assert!(!full.status.success(), "the disk was not filled");
+    let mut line = 1;
+    until("the store says that the disk is full", || {
+        line += 400;
+        store.intake().submit(chunk(&told, line - 399, 400, None));
+        until("it is stored or kept", || {
+            told.upto() == line || store.stats().state == StoreState::DiskFull
+        });
+        store.stats().state == StoreState::DiskFull
+    });
+    let acked = told.upto();
+    assert!(acked < line, "acknowledged what did not fit");
+    assert!(store.stats().waiting_bytes > 0, "the rows were dropped");
+    std::fs::remove_file(&filler).expect("make room");
+    until("the kept rows are stored", || told.upto() == line);
+    until("it runs again", || {
+        store.stats().state == StoreState::Running
+    });
+    assert_eq!(store.stats().stored, line);
 }
 
 /// Notes when each line was acknowledged.
