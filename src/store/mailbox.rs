@@ -86,6 +86,8 @@ pub(super) struct Slots {
     pub(super) open: bool,
     /// Nothing will be acknowledged any more; says why.
     pub(super) ended: Option<Arc<str>>,
+    /// Threads that wait for the writer; without any, telling them costs nothing.
+    asking: usize,
     /// The writer sleeps; this many rows wake it.
     pub(super) wake_at: Option<usize>,
 }
@@ -154,8 +156,28 @@ impl Mailbox {
     }
 
     /// Tells those who wait for the writer to look again.
-    pub(super) fn answer(&self) {
-        self.from_writer.notify_all();
+    pub(super) fn answer(&self, slots: MutexGuard<'_, Slots>) {
+        let asking = slots.asking > 0;
+        drop(slots);
+        if asking {
+            self.from_writer.notify_all();
+        }
+    }
+
+    /// Waits while `busy` holds, at most `timeout`; false when it still does.
+    fn ask(
+        &self,
+        timeout: Duration,
+        busy: impl FnMut(&mut Slots) -> bool,
+    ) -> (MutexGuard<'_, Slots>, bool) {
+        let mut slots = self.lock();
+        slots.asking += 1;
+        let (mut slots, waited) = self
+            .from_writer
+            .wait_timeout_while(slots, timeout, busy)
+            .unwrap_or_else(PoisonError::into_inner);
+        slots.asking -= 1;
+        (slots, !waited.timed_out())
     }
 
     /// Gives back memory that rows took, and lets connections read again.
@@ -245,19 +267,24 @@ impl Orders {
 
     /// Waits until no commit is under way. With the gate closed before, none follows.
     pub fn commit_in_flight(&self, timeout: Duration) -> Result<CommitReport, OrderError> {
-        let slots = self.mailbox.lock();
-        let (slots, timed_out) = self
-            .mailbox
-            .from_writer
-            .wait_timeout_while(slots, timeout, |s| s.in_flight)
-            .unwrap_or_else(PoisonError::into_inner);
-        if timed_out.timed_out() {
+        let (slots, quiet) = self.mailbox.ask(timeout, |s| s.in_flight);
+        if !quiet {
             Err(OrderError::Timeout)
         } else if slots.ended.is_some() {
             Err(OrderError::Failed)
         } else {
             Ok(slots.last_commit)
         }
+    }
+
+    /// Waits until the writer neither commits nor has a checkpoint to do that was ordered; false
+    /// when it still does after `timeout`.
+    pub fn wait_idle(&self, timeout: Duration) -> bool {
+        let busy = |s: &mut Slots| {
+            let answered = s.done.map_or(0, |(upto, _)| upto);
+            s.ended.is_none() && (s.in_flight || s.order.is_some() || answered < s.next_ticket)
+        };
+        self.mailbox.ask(timeout, busy).1
     }
 
     /// Orders a checkpoint and waits for it. It is done although the gate is closed: it is the
@@ -281,15 +308,10 @@ impl Orders {
         let unanswered = |s: &mut Slots| {
             s.ended.is_none() && s.done.is_none_or(|(answered, _)| answered < ticket)
         };
-        let slots = self.mailbox.lock();
-        let (slots, timed_out) = self
-            .mailbox
-            .from_writer
-            .wait_timeout_while(slots, timeout, unanswered)
-            .unwrap_or_else(PoisonError::into_inner);
+        let (slots, answered) = self.mailbox.ask(timeout, unanswered);
         match slots.done {
-            Some((answered, report)) if answered >= ticket => report,
-            _ if timed_out.timed_out() => Err(OrderError::Timeout),
+            Some((upto, report)) if upto >= ticket => report,
+            _ if !answered => Err(OrderError::Timeout),
             _ => Err(OrderError::Failed),
         }
     }

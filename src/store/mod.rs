@@ -160,6 +160,7 @@ impl Store {
             frames,
             clients: batch::Clients::default(),
             last_commit: None,
+            gather: (0, Mono::default()),
             blocked: None,
             routine_after: Mono::default(),
             gate_retry: writer::GATE_RETRY,

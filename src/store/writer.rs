@@ -59,6 +59,10 @@ pub(super) struct Writer {
     pub(super) clients: Clients,
     /// When the last commit began.
     pub(super) last_commit: Option<Mono>,
+    /// Without a window: senders who were answered together send again together. Waiting a
+    /// part of a commit's time for as many rows as were under way last makes one commit of
+    /// what would be many.
+    pub(super) gather: (usize, Mono),
     /// Nothing is written before this time; `None` is now.
     pub(super) blocked: Option<Mono>,
     pub(super) routine_after: Mono,
@@ -80,8 +84,7 @@ impl Writer {
                     let report = self.checkpoint(mode);
                     let mut slots = self.mailbox.lock();
                     slots.done = Some((ticket, report.map_err(|_| OrderError::Failed)));
-                    drop(slots);
-                    self.mailbox.answer();
+                    self.mailbox.answer(slots);
                 }
                 Task::Routine => self.routine(),
                 Task::Retention => self.retention(),
@@ -123,6 +126,8 @@ impl Writer {
             }
             let rows = if slots.rows == 0 {
                 1
+            } else if self.settings.commit_window.is_zero() {
+                self.gather.0.min(self.settings.batch_rows)
             } else {
                 self.settings.batch_rows
             };
@@ -161,7 +166,7 @@ impl Writer {
             && (slots.stop
                 || slots.hurry > 0
                 || slots.rows >= self.settings.batch_rows
-                || now >= self.commit_at(now))
+                || now >= self.commit_at(slots, now))
         {
             return Some(Task::Commit(take(slots, self.settings.batch_rows)));
         }
@@ -174,10 +179,16 @@ impl Writer {
         (now >= self.look_at).then_some(Task::Retention)
     }
 
-    /// When the window lets the next commit begin.
-    fn commit_at(&self, now: Mono) -> Mono {
-        self.last_commit
-            .map_or(now, |last| last + self.settings.commit_window)
+    /// When the next commit may begin.
+    fn commit_at(&self, slots: &Slots, now: Mono) -> Mono {
+        let (rows, until) = self.gather;
+        match self.last_commit {
+            Some(last) if !self.settings.commit_window.is_zero() => {
+                last + self.settings.commit_window
+            }
+            Some(_) if slots.rows < rows => until,
+            _ => now,
+        }
     }
 
     fn wake_at(&self, slots: &Slots, now: Mono) -> Mono {
@@ -186,7 +197,7 @@ impl Writer {
         }
         let mut at = self.look_at;
         if slots.rows > 0 {
-            at = at.min(self.commit_at(now));
+            at = at.min(self.commit_at(slots, now));
         }
         if self.mailbox.stats.wal_frames.load(SeqCst) >= self.mailbox.wal_limit.load(SeqCst) {
             at = at.min(self.routine_after);
@@ -252,8 +263,8 @@ impl Writer {
             wal_frames: self.frames.load(SeqCst),
             took,
         };
-        drop(slots);
-        self.mailbox.answer();
+        self.gather = (acked + slots.rows, self.clock.mono() + took / 2);
+        self.mailbox.answer(slots);
         self.mailbox.release(bytes);
     }
 
@@ -278,8 +289,7 @@ impl Writer {
             slots.chunks.push_front(chunk);
         }
         slots.in_flight = false;
-        drop(slots);
-        self.mailbox.answer();
+        self.mailbox.answer(slots);
     }
 
     fn refuse_all(&self, batch: Vec<Chunk>) {
@@ -294,8 +304,9 @@ impl Writer {
             chunk.acks.stopped(&why);
         }
         let bytes = batch.iter().map(|c| c.rows.bytes()).sum();
-        self.mailbox.lock().in_flight = false;
-        self.mailbox.answer();
+        let mut slots = self.mailbox.lock();
+        slots.in_flight = false;
+        self.mailbox.answer(slots);
         self.mailbox.release(bytes);
     }
 
@@ -336,12 +347,12 @@ impl Writer {
         slots.rows = 0;
         slots.in_flight = false;
         let left = std::mem::take(&mut slots.chunks);
-        drop(slots);
+        // Before anybody is told, so that who is told can ask.
         self.set_state(&state);
+        self.mailbox.answer(slots);
         for chunk in &left {
             chunk.acks.stopped(why);
         }
-        self.mailbox.answer();
         self.mailbox
             .release(left.iter().map(|c| c.rows.bytes()).sum());
     }

@@ -36,7 +36,7 @@ impl Server {
         let world = World::new();
         let store = world.start(store);
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
+            .worker_threads(std::env::var("WORKERS").map_or(2, |n| n.parse().expect("WORKERS")))
             .enable_all()
             .build()
             .expect("runtime");

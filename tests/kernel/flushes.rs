@@ -9,12 +9,15 @@ mod store_world;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use holdup::store::{Desk, Store, StoreOptions};
-use holdup::{clock::SystemClock, durable::Gate, durable::Medium};
+use holdup::clock::{Clock, Mono, SystemClock};
+use holdup::config::StoreSettings;
+use holdup::durable::{Gate, Medium};
+use holdup::store::{Acks, Chunk, Desk, Mode, Rows, Store, StoreOptions, StoreState};
 
-use store_world::{SETTINGS, Seen, Told, chunk, until};
+use store_world::{SETTINGS, Seen, Told, chunk, reading, until};
 
 /// An ext4 file system on a loop device; undone when dropped.
 pub(crate) struct Disk {
@@ -90,15 +93,29 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        for (program, what) in [("umount", self.mount().display().to_string())] {
-            if let Err(e) = run(program, &[&what]) {
+        let mount = self.mount().display().to_string();
+        for undone in [
+            run("umount", &[&mount]),
+            run("losetup", &["-d", &self.device]),
+        ] {
+            if let Err(e) = undone {
                 eprintln!("{e}");
             }
         }
-        if let Err(e) = run("losetup", &["-d", &self.device]) {
-            eprintln!("{e}");
-        }
     }
+}
+
+fn start(disk: &Disk, settings: StoreSettings) -> Store {
+    Store::start(StoreOptions {
+        desk: Desk::new(),
+        settings,
+        path: disk.mount().join("edge_store.db"),
+        medium: Arc::new(Medium::open(&disk.mount()).expect("medium")),
+        gate: Arc::new(Gate::new()),
+        clock: Arc::new(SystemClock),
+        observer: Arc::new(Seen::default()),
+    })
+    .expect("start")
 }
 
 #[test]
@@ -110,16 +127,7 @@ fn a_commit_costs_one_flush() {
             return;
         }
     };
-    let store = Store::start(StoreOptions {
-        desk: Desk::new(),
-        settings: SETTINGS,
-        path: disk.mount().join("edge_store.db"),
-        medium: Arc::new(Medium::open(&disk.mount()).expect("medium")),
-        gate: Arc::new(Gate::new()),
-        clock: Arc::new(SystemClock),
-        observer: Arc::new(Seen::default()),
-    })
-    .expect("start");
+    let store = start(&disk, SETTINGS);
     // The log grows once to its size; what comes after overwrites it.
     store.orders().set_wal_limit(50);
     let told = Arc::new(Told::default());
@@ -133,10 +141,7 @@ fn a_commit_costs_one_flush() {
     store.orders().set_wal_limit(u32::MAX);
     store
         .orders()
-        .checkpoint(
-            holdup::store::Mode::Passive,
-            std::time::Duration::from_secs(60),
-        )
+        .checkpoint(Mode::Passive, Duration::from_secs(60))
         .expect("checkpoint");
     let (commits, before) = (store.stats().commits, disk.written());
     (0..40).for_each(|_| one());
@@ -152,4 +157,151 @@ fn a_commit_costs_one_flush() {
         (40..=42).contains(&flushes),
         "{flushes} flushes for 40 commits"
     );
+}
+
+#[test]
+fn a_full_disk_keeps_the_rows_and_resumes_by_itself() {
+    let disk = match Disk::new() {
+        Ok(disk) => disk,
+        Err(why) => {
+            eprintln!("skipped: no loop device with ext4 on this machine ({why})");
+            return;
+        }
+    };
+    let store = start(&disk, SETTINGS);
+    let told = Arc::new(Told::default());
+    store.intake().submit(chunk(&told, 1, 1, None));
+    until("it is stored", || told.upto() == 1);
+    let filler = disk.mount().join("filler");
+    let full = Command::new("dd")
+        .args([
+            "if=/dev/zero",
+            "bs=64k",
+            &format!("of={}", filler.display()),
+        ])
+        .output()
+        .expect("dd");
+    assert!(!full.status.success(), "the disk was not filled");
+    let mut line = 1;
+    until("the store says that the disk is full", || {
+        line += 400;
+        store.intake().submit(chunk(&told, line - 399, 400, None));
+        until("it is stored or kept", || {
+            told.upto() == line || store.stats().state == StoreState::DiskFull
+        });
+        store.stats().state == StoreState::DiskFull
+    });
+    let acked = told.upto();
+    assert!(acked < line, "acknowledged what did not fit");
+    assert!(store.stats().waiting_bytes > 0, "the rows were dropped");
+    std::fs::remove_file(&filler).expect("make room");
+    until("the kept rows are stored", || told.upto() == line);
+    until("it runs again", || {
+        store.stats().state == StoreState::Running
+    });
+    assert_eq!(store.stats().stored, line);
+}
+
+/// Notes when each line was acknowledged.
+#[derive(Debug, Default)]
+struct Times(Mutex<Vec<(u64, Mono)>>);
+
+impl Acks for Times {
+    fn refused(&self, _: u64, why: String) {
+        panic!("{why}");
+    }
+    fn committed(&self, upto: u64) {
+        self.0
+            .lock()
+            .expect("lock")
+            .push((upto, SystemClock.mono()));
+    }
+    fn stopped(&self, _: &str) {}
+}
+
+/// What the default of `commit_window_ms` was chosen by: 100 readings a second for each
+/// window, each on a disk of its own. Run with `--ignored --nocapture measure`.
+#[test]
+#[ignore = "a measurement of a minute"]
+#[expect(clippy::disallowed_methods, reason = "readings come at a real rate")]
+fn measure_wear_against_latency() {
+    const RATE: u64 = 100;
+    const SECONDS: u64 = 60;
+    let runs = [0, 10, 25, 50, 75, 100].map(|ms| (ms, false)).into_iter();
+    let runs: Vec<_> = runs.chain([(0, true), (100, true)]).collect();
+    let threads: Vec<_> = runs
+        .into_iter()
+        .map(|(window, index)| {
+            std::thread::spawn(move || {
+                let disk = Disk::new().expect("loop device");
+                let store = start(
+                    &disk,
+                    StoreSettings {
+                        commit_window: Duration::from_millis(window),
+                        index,
+                        ..SETTINGS
+                    },
+                );
+                store.orders().set_wal_limit(250);
+                let acks = Arc::new(Times::default());
+                let send = |line: u64| {
+                    let mut rows = Rows::default();
+                    let mut r = reading(line);
+                    r.sensor_name = format!("boiler-{}", line % 10).into();
+                    rows.push(line, &r);
+                    let acks = Arc::clone(&acks) as Arc<_>;
+                    store.intake().submit(Chunk {
+                        rows,
+                        client: None,
+                        upto: line,
+                        acks,
+                    });
+                };
+                let began = SystemClock.mono();
+                let mut sent = Vec::new();
+                let mut before = (0, 0);
+                for line in 1..=RATE * SECONDS {
+                    let due = began + Duration::from_micros(line * 1_000_000 / RATE);
+                    std::thread::sleep(due.since(SystemClock.mono()));
+                    if line == RATE * 10 {
+                        before = disk.written();
+                    }
+                    sent.push(SystemClock.mono());
+                    send(line);
+                }
+                let after = disk.written();
+                until("the last one", || {
+                    acks.0
+                        .lock()
+                        .expect("lock")
+                        .last()
+                        .is_some_and(|a| a.0 == RATE * SECONDS)
+                });
+                let acked = acks.0.lock().expect("lock").clone();
+                let mut latencies: Vec<_> = sent
+                    .iter()
+                    .enumerate()
+                    .map(|(n, at)| {
+                        let k = acked.partition_point(|a| a.0 < n as u64 + 1);
+                        acked[k].1.since(*at)
+                    })
+                    .collect();
+                latencies.sort();
+                let rows = RATE * (SECONDS - 10);
+                let ms = |q: usize| latencies[latencies.len() * q / 1000].as_secs_f64() * 1e3;
+                format!(
+                    "{window:>6} {:>5} {:>12} {:>12.2} {:>8.1} {:>8.1}",
+                    if index { "yes" } else { "no" },
+                    (after.0 - before.0) * 512 / rows,
+                    (after.1 - before.1) as f64 / rows as f64,
+                    ms(500),
+                    ms(990),
+                )
+            })
+        })
+        .collect();
+    println!("window index bytes/reading flushes/rdg   p50 ms   p99 ms");
+    for thread in threads {
+        println!("{}", thread.join().expect("run"));
+    }
 }

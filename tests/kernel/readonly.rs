@@ -15,7 +15,10 @@ impl<'a> ReadOnly<'a> {
         fs::create_dir_all(at).expect("folder");
         let mount = |options: &str| {
             let mut mount = Command::new("mount");
-            mount.args(["-t", "tmpfs", "-o", options, "none"]).arg(at).output()
+            mount
+                .args(["-t", "tmpfs", "-o", options, "none"])
+                .arg(at)
+                .output()
         };
         let done = mount("ro").ok().filter(|out| out.status.success());
         if done.is_none() {
@@ -36,11 +39,16 @@ impl Drop for ReadOnly<'_> {
 fn a_read_only_data_directory_is_named_with_the_reason() {
     let home = Home::new();
     let data = home.path("data");
-    let Some(_mounted) = ReadOnly::mount(&data) else { return };
+    let Some(_mounted) = ReadOnly::mount(&data) else {
+        return;
+    };
     let out = home.holdup(&["run"]);
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(4), "{text}");
-    assert!(text.contains("/data") && text.contains("Read-only"), "{text}");
+    assert!(
+        text.contains("/data") && text.contains("Read-only"),
+        "{text}"
+    );
     let out = home.holdup(&["doctor"]);
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     assert_eq!(out.status.code(), Some(1), "{text}");
