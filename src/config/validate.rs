@@ -270,9 +270,9 @@ fn database(
     if before.iter().any(|d| d.path == path) {
         return Err((format!("{shown} is named twice"), "keep one of the two"));
     }
-    if path.starts_with(&gateway.data_dir) || path.starts_with(&gateway.run_dir) {
+    if [gateway.store_path(), gateway.queue_path()].contains(&path) {
         return Err((
-            format!("{shown} lies in the agent's own directories"),
+            format!("{shown} is the agent's own"),
             "remove it: the agent's own databases are guarded as they are",
         ));
     }

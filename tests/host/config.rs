@@ -470,7 +470,7 @@ fn values_that_are_wrong_together_are_refused() {
         ),
         (
             "[[database]]\npath = \"/var/lib/holdup/edge_store.db\"\n",
-            "holdup.toml:2: database.path: /var/lib/holdup/edge_store.db lies in the agent's own directories; ",
+            "holdup.toml:2: database.path: /var/lib/holdup/edge_store.db is the agent's own; ",
         ),
         (
             "[[database]]\npath = \"/a\"\nunit = \"app\"\n",

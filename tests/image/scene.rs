@@ -98,10 +98,15 @@ impl Scene {
             ..MachineOptions::default()
         };
         let scene = Self::boot(name, parts, card, &options);
-        scene.wait_for_status("service", |s| {
+        scene.wait_for_service();
+        scene
+    }
+
+    /// Waits until readings are taken and committed.
+    pub(crate) fn wait_for_service(&self) {
+        self.wait_for_status("service", |s| {
             s["supply"] == "Good" && s["store"] == "running"
         });
-        scene
     }
 
     /// Asks for the status until `done` holds.

@@ -21,7 +21,7 @@ fn a_clean_outage_parks_writes_nothing_more_and_loses_nothing() {
         ..MachineOptions::default()
     };
     let scene = Scene::boot("clean outage", parts, &card, &options);
-    scene.wait_for_status("service", |s| s["supply"] == "Good");
+    scene.wait_for_service();
     let load = scene.load();
     scene.wait_for_status("readiness", |s| s["readiness"] == "Ready");
 
@@ -78,7 +78,7 @@ fn parked_without_a_freeze_no_writer_of_the_agent_goes_on() {
         ..MachineOptions::default()
     };
     let scene = Scene::boot("parked, not frozen", parts, &card, &options);
-    scene.wait_for_status("service", |s| s["supply"] == "Good");
+    scene.wait_for_service();
     let load = scene.load();
     scene.machine.lines.set(POWER_FAIL, true);
     let parked = scene.wait_for_supply("Parked");
@@ -284,7 +284,7 @@ fn cut_in_mid_plan_loses_nothing_acknowledged() {
         .0;
         load.wait_for("acknowledgements", |a| a.acked > 300);
         if cut_at == "Failing" {
-            scene.machine.throttle_writes(Some(64 << 10));
+            scene.machine.throttle_writes(Some(2 << 10));
         }
         if cut_at != "Good" {
             scene.machine.lines.set(POWER_FAIL, true);
