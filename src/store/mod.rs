@@ -14,6 +14,7 @@ mod retention;
 mod rows;
 mod schema;
 mod stats;
+mod upkeep;
 mod writer;
 
 use std::fmt;
