@@ -3,10 +3,16 @@
 //! Data flows one way: `board -> power -> guard -> store -> durable`. Each room's own page says
 //! what it promises and what it must never do; `tests/host/rooms.rs` holds the imports to it.
 
+pub mod agent;
+pub mod board;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod demo;
+pub mod doctor;
 pub mod durable;
+pub mod guard;
 pub mod ingest;
+pub mod power;
 pub mod queue;
 pub mod store;

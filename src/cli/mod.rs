@@ -1,3 +1,163 @@
-//! One file a verb: what users type, and the exit code. The only room that prints.
+//! The command line: parse, log, dispatch, one file a verb, exit code.
+//!
+//! Exit codes: 0 ok, 1 the thing checked is bad, 2 usage or configuration, 3 refused, 4 I/O.
+//! No logic lives here that another caller of the library would miss.
 
+pub mod config;
+mod demo;
+mod doctor;
 pub mod ingest;
+mod run;
+mod status;
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::ConfigError;
+
+/// Makes a gateway survive the loss of power.
+#[derive(Debug, Parser)]
+#[command(name = "holdup", version, arg_required_else_help = true)]
+struct Args {
+    /// The configuration; `conf.d/*.toml` beside it is read too.
+    #[arg(long, global = true, value_name = "FILE", default_value = crate::config::DEFAULT_PATH)]
+    config: PathBuf,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the agent (what the service does).
+    Run,
+    /// Show the whole thing on this machine, without hardware: readings, a power cut, proof.
+    Demo {
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// What the agent says of supply, readiness and data.
+    Status {
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// What on this gateway would make holdup's promises false.
+    Doctor {
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send readings (JSON lines) from standard input to the agent.
+    Ingest {
+        /// Print the agent's answers, one JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check or show the configuration.
+    Config {
+        #[command(subcommand)]
+        what: ConfigVerb,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigVerb {
+    /// Read it and say what is wrong.
+    Check {
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the merged values, each with where it came from.
+    Show {
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    log_to_stderr();
+    match dispatch(&args) {
+        Ok(code) => ExitCode::from(code),
+        // A reader that went away (`| head`) is no failure of ours.
+        Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            // Standard error may be closed; the exit code still tells.
+            writeln!(io::stderr(), "holdup: {}", explain(&e)).ok();
+            ExitCode::from(exit_code(&e))
+        }
+    }
+}
+
+fn dispatch(args: &Args) -> anyhow::Result<u8> {
+    let out = &mut io::stdout();
+    match &args.verb {
+        Verb::Run => run::run(&args.config),
+        Verb::Demo { json } => demo::run(out, *json),
+        Verb::Status { json } => status::run(&args.config, out, *json),
+        Verb::Doctor { json } => doctor::run(&args.config, out, *json),
+        Verb::Ingest { json } => {
+            let settings = crate::config::load(&args.config)?.settings;
+            let progress = !json && io::stderr().is_terminal();
+            let opts = ingest::IngestOpts {
+                json: *json,
+                progress,
+            };
+            ingest::run(&settings, &opts, io::stdin(), out, &mut io::stderr())
+        }
+        Verb::Config {
+            what: ConfigVerb::Check { json },
+        } => config::check(&args.config, out, *json),
+        Verb::Config {
+            what: ConfigVerb::Show { json },
+        } => config::show(&args.config, out, *json),
+    }
+}
+
+/// Warnings and what the service does go to standard error; `RUST_LOG` asks for more.
+fn log_to_stderr() {
+    let env = env_logger::Env::default().default_filter_or("info");
+    let mut builder = env_logger::Builder::from_env(env);
+    // The journal stamps time itself.
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        builder.format_timestamp(None);
+    } else {
+        builder.format_timestamp_millis();
+    }
+    builder.format_target(false).init();
+}
+
+fn explain(e: &anyhow::Error) -> String {
+    let e: &(dyn std::error::Error + 'static) = e.as_ref();
+    crate::agent::explain(e)
+}
+
+fn is_broken_pipe(e: &anyhow::Error) -> bool {
+    e.chain()
+        .filter_map(|c| c.downcast_ref::<io::Error>())
+        .any(|c| c.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn exit_code(e: &anyhow::Error) -> u8 {
+    for cause in e.chain() {
+        if cause.is::<ConfigError>() {
+            return 2;
+        }
+        if let Some(e) = cause.downcast_ref::<crate::agent::AgentError>() {
+            return e.exit_code();
+        }
+    }
+    4
+}
+
+/// Colour only where a person looks.
+fn colour() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}

@@ -42,6 +42,11 @@ impl GatewaySettings {
         self.data_dir.join("sync_queue.db")
     }
 
+    /// What the next boot is told of the last outage.
+    pub fn record_path(&self) -> PathBuf {
+        self.data_dir.join("outage.rec")
+    }
+
     /// The readings' socket.
     pub fn ingest_socket(&self) -> PathBuf {
         self.run_dir.join("ingest.sock")
@@ -60,6 +65,16 @@ pub enum Source {
     Capacitor,
     /// Hours: serve on until it is low.
     Battery,
+}
+
+impl Source {
+    /// As the configuration spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Capacitor => "capacitor",
+            Self::Battery => "battery",
+        }
+    }
 }
 
 /// What to do when `park_max` has passed.

@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 use super::medium::{DurableError, Medium};
 
 /// Bytes in a block.
-pub const BLOCK: usize = 4096;
+const BLOCK: usize = 4096;
 
 /// See the module's text.
 #[derive(Debug)]

@@ -130,22 +130,13 @@ impl Gate {
                 tv_nsec: left.subsec_nanos().into(),
             };
             // Any return means "look again": woken, changed under us, interrupted, timed out.
-            drop(futex::wait(
-                &self.word,
-                futex::Flags::PRIVATE,
-                word,
-                Some(&left),
-            ));
+            futex::wait(&self.word, futex::Flags::PRIVATE, word, Some(&left)).ok();
         }
     }
 
     fn wake_all(&self) {
         // Waking cannot fail on a valid address; with nobody asleep it wakes none.
-        drop(futex::wake(
-            &self.word,
-            futex::Flags::PRIVATE,
-            i32::MAX as u32,
-        ));
+        futex::wake(&self.word, futex::Flags::PRIVATE, i32::MAX as u32).ok();
     }
 }
 

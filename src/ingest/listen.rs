@@ -32,7 +32,8 @@ pub enum IngestError {
 /// Owner and group may send readings.
 const MODE: u32 = 0o660;
 
-pub(super) fn bind(path: &Path) -> Result<UnixListener, IngestError> {
+/// Listens on `path`. A stale socket file is replaced; one that somebody listens on is not.
+pub fn bind(path: &Path) -> Result<UnixListener, IngestError> {
     let failed = |what| {
         move |source| IngestError::Io {
             what,

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -22,7 +23,7 @@ use crate::store::Intake;
 
 use connection::Connection;
 use hub::Hub;
-pub use listen::IngestError;
+pub use listen::{IngestError, bind};
 
 /// Why the agent has stopped reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,14 +61,15 @@ const LAST_ACKS: Duration = Duration::from_secs(2);
 /// After a failed accept: descriptors may be free again.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
-/// Serves until `shutdown` turns true (or its sender is gone). `pause` is the agent's.
+/// Serves `listener`, which [`bind`] made, until `shutdown` turns true (or its sender is gone).
+/// `pause` is the agent's.
 pub async fn serve(
+    listener: UnixListener,
     options: IngestOptions,
     intake: Intake,
     mut pause: watch::Receiver<Option<Pause>>,
     mut shutdown: watch::Receiver<bool>,
-) -> Result<(), IngestError> {
-    let listener = listen::bind(&options.socket)?;
+) {
     let hub = Arc::new(Hub::new(*pause.borrow_and_update()));
     let mut connections = JoinSet::new();
     while !*shutdown.borrow_and_update() {
@@ -111,5 +113,4 @@ pub async fn serve(
         log::info!("some ingest clients did not get their last acknowledgements");
     }
     listen::unlink(&options.socket);
-    Ok(())
 }

@@ -25,7 +25,7 @@ pub enum Mode {
 }
 
 /// What a checkpoint did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CheckpointReport {
     /// A reader or another writer kept it from finishing.
     pub busy: bool,
@@ -82,6 +82,8 @@ pub(super) struct Slots {
     pub(super) delivered_upto: Option<i64>,
     pub(super) retry_now: bool,
     pub(super) stop: bool,
+    /// The writer has the database open; until then a checkpoint has nothing to do.
+    pub(super) open: bool,
     /// Nothing will be acknowledged any more; says why.
     pub(super) ended: Option<Arc<str>>,
     /// Threads that wait for the writer; without any, telling them costs nothing.
@@ -282,6 +284,9 @@ impl Orders {
         mode: Mode,
         timeout: Duration,
     ) -> Result<CheckpointReport, OrderError> {
+        if !self.mailbox.lock().open {
+            return Ok(CheckpointReport::default());
+        }
         let mut ticket = 0;
         self.mailbox.leave(|s| {
             s.next_ticket += 1;

@@ -48,8 +48,46 @@ pub trait Observer: Send + Sync {
     fn state(&self, state: StoreState);
 }
 
+/// Where ingest, guard and writer meet. It is made before the database is open: readings that
+/// come early wait, and orders find nothing to do.
+#[derive(Debug, Clone)]
+pub struct Desk {
+    mailbox: Arc<mailbox::Mailbox>,
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Desk {
+    /// A desk without a writer.
+    pub fn new() -> Self {
+        Self {
+            mailbox: Arc::new(mailbox::Mailbox::new(WAL_LIMIT)),
+        }
+    }
+
+    /// Where connections hand over readings.
+    pub fn intake(&self) -> Intake {
+        Intake {
+            mailbox: Arc::clone(&self.mailbox),
+        }
+    }
+
+    /// Controls for guard and agent.
+    pub fn orders(&self) -> Orders {
+        Orders {
+            mailbox: Arc::clone(&self.mailbox),
+        }
+    }
+}
+
 /// What a store is made of.
 pub struct StoreOptions {
+    /// Where the others leave what they want.
+    pub desk: Desk,
     /// `[store]`
     pub settings: StoreSettings,
     /// The database file.
@@ -91,6 +129,7 @@ impl Store {
             gate,
             clock,
             observer,
+            desk,
         } = options;
         let failed = |e| StoreError::sqlite(&path, "make a first commit to", e);
         let wall = clock.wall();
@@ -105,7 +144,7 @@ impl Store {
         }))
         .map_err(failed)?;
         conn.set_prepared_statement_cache_capacity(32);
-        let mailbox = Arc::new(mailbox::Mailbox::new(WAL_LIMIT));
+        let mailbox = desk.mailbox;
         mailbox.stats.book(&book);
         let bytes = retention::bytes(&conn).map_err(failed)?;
         mailbox.stats.bytes.store(bytes, SeqCst);
@@ -134,6 +173,8 @@ impl Store {
         // Its failure ends the store, which says so by its state.
         writer.checkpoint(Mode::Passive).ok();
         drop(pass);
+        // The first commit has said that it runs, unless the checkpoint after it failed.
+        mailbox.lock().open = true;
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || writer.run())
@@ -146,14 +187,16 @@ impl Store {
 
     /// Where connections hand over readings.
     pub fn intake(&self) -> Intake {
-        Intake {
-            mailbox: Arc::clone(&self.mailbox),
-        }
+        self.desk().intake()
     }
 
     /// Controls for guard and agent.
     pub fn orders(&self) -> Orders {
-        Orders {
+        self.desk().orders()
+    }
+
+    fn desk(&self) -> Desk {
+        Desk {
             mailbox: Arc::clone(&self.mailbox),
         }
     }

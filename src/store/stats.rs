@@ -8,6 +8,8 @@ use super::schema::Book;
 /// How the store is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreState {
+    /// The database is not open yet.
+    Starting,
     /// It takes and commits readings.
     Running,
     /// No room: readings wait in memory and are committed when there is.
@@ -16,6 +18,19 @@ pub enum StoreState {
     Failed(Arc<str>),
     /// It was told to stop.
     Stopped,
+}
+
+impl StoreState {
+    /// As status spells it.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::DiskFull => "disk_full",
+            Self::Failed(_) => "failed",
+            Self::Stopped => "stopped",
+        }
+    }
 }
 
 /// A snapshot of the store's numbers.
@@ -75,7 +90,7 @@ impl Stats {
             epoch: AtomicU64::new(0),
             wal_frames: AtomicU32::new(0),
             bytes: AtomicU64::new(0),
-            state: Mutex::new(StoreState::Running),
+            state: Mutex::new(StoreState::Starting),
         }
     }
 

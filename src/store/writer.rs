@@ -295,9 +295,10 @@ impl Writer {
     fn refuse_all(&self, batch: Vec<Chunk>) {
         let why = match self.mailbox.stats.state() {
             StoreState::Failed(why) => why,
-            StoreState::Running | StoreState::DiskFull | StoreState::Stopped => {
-                Arc::from("the store has stopped")
-            }
+            StoreState::Starting
+            | StoreState::Running
+            | StoreState::DiskFull
+            | StoreState::Stopped => Arc::from("the store has stopped"),
         };
         for chunk in &batch {
             chunk.acks.stopped(&why);

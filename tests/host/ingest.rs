@@ -47,7 +47,12 @@ impl Server {
             socket: world.home.path().join("ingest.sock"),
         };
         let socket = options.socket.clone();
-        let served = runtime.spawn(ingest::serve(options, store.intake(), paused, shut));
+        let intake = store.intake();
+        let served = runtime.spawn(async move {
+            let listener = ingest::bind(&options.socket)?;
+            ingest::serve(listener, options, intake, paused, shut).await;
+            Ok::<(), IngestError>(())
+        });
         until("it listens", || {
             std::fs::metadata(&socket).is_ok_and(|m| m.permissions().mode() & 0o777 == 0o660)
         });
@@ -378,12 +383,12 @@ fn a_live_socket_is_refused_a_stale_one_replaced_and_a_file_left_alone() {
             settings: INGEST,
             socket,
         };
-        server.runtime.block_on(ingest::serve(
-            options,
-            server.store().intake(),
-            pause,
-            shutdown,
-        ))
+        let intake = server.store().intake();
+        server.runtime.block_on(async {
+            let listener = ingest::bind(&options.socket)?;
+            ingest::serve(listener, options, intake, pause, shutdown).await;
+            Ok::<(), IngestError>(())
+        })
     };
     assert!(matches!(serve(server.socket()), Err(IngestError::InUse(_))));
     let stale = server.world.home.path().join("stale.sock");

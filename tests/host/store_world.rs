@@ -8,7 +8,7 @@ use holdup::clock::{Clock, SystemClock};
 use holdup::config::{IngestSettings, StoreSettings};
 use holdup::durable::{Gate, Medium};
 use holdup::store::{
-    Acks, Chunk, Observer, Reading, ReadingId, Rows, Stamp, Store, StoreError, StoreOptions,
+    Acks, Chunk, Desk, Observer, Reading, ReadingId, Rows, Stamp, Store, StoreError, StoreOptions,
     StoreState,
 };
 
@@ -105,6 +105,7 @@ impl World {
 
     pub(crate) fn try_start(&self, settings: StoreSettings) -> Result<Store, StoreError> {
         Store::start(StoreOptions {
+            desk: Desk::new(),
             settings,
             path: self.path(),
             medium: Arc::new(Medium::open(self.home.path()).expect("medium")),

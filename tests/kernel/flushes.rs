@@ -15,7 +15,7 @@ use std::time::Duration;
 use holdup::clock::{Clock, Mono, SystemClock};
 use holdup::config::StoreSettings;
 use holdup::durable::{Gate, Medium};
-use holdup::store::{Acks, Chunk, Mode, Rows, Store, StoreOptions, StoreState};
+use holdup::store::{Acks, Chunk, Desk, Mode, Rows, Store, StoreOptions, StoreState};
 
 use store_world::{SETTINGS, Seen, Told, chunk, reading, until};
 
@@ -107,6 +107,7 @@ impl Drop for Disk {
 
 fn start(disk: &Disk, settings: StoreSettings) -> Store {
     Store::start(StoreOptions {
+        desk: Desk::new(),
         settings,
         path: disk.mount().join("edge_store.db"),
         medium: Arc::new(Medium::open(&disk.mount()).expect("medium")),

@@ -1,3 +1,14 @@
-//! Against the real kernel; skipped with a printed reason where it lacks what a test needs.
+//! Rooms against the kernel itself. What this machine's kernel lacks is skipped, with the reason.
 
+#[path = "../support/allocations.rs"]
+mod allocations;
 mod flushes;
+mod gpio;
+mod gpio_sim;
+#[path = "../support/home.rs"]
+#[expect(dead_code, reason = "a world that tests/host uses more of")]
+mod home;
+mod readonly;
+
+#[global_allocator]
+static COUNTED: allocations::Counted = allocations::Counted;

@@ -1,0 +1,514 @@
+//! Builds the rooms from the settings and connects them: `holdup run`.
+//!
+//! The guard comes first and is left last; what serves comes after it. Nothing is decided here:
+//! the supply decides, the plan acts, the store acknowledges.
+
+mod costs;
+mod lines;
+mod reporter;
+mod status;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+
+use crate::clock::{Clock, SystemClock, boot_id};
+use crate::config::{self, Loaded, Settings};
+use crate::durable::{DurableError, Gate, Medium};
+use crate::guard::{
+    ForeignDatabase, Guard, GuardOptions, GuardedDatabase, Instance, InstanceError, KernelMachine,
+    Machine, MachineError, OutageRecord, OwnStore, PlanOptions, RecordError, Shared, SimMachine,
+    lock_memory,
+};
+use crate::ingest::{self, IngestError, IngestOptions};
+use crate::queue;
+use crate::store::{Desk, Intake, Observer, Store, StoreError, StoreOptions};
+
+use costs::{CostsKeeper, Governor, guarded, lock};
+use lines::{BoardLamps, BoardLines, LinesSeen};
+use reporter::{Pauses, Reporter};
+use status::StatusSource;
+
+pub use status::{Database, Gpio, Status};
+
+/// Worker threads for sockets.
+const SOCKET_THREADS: usize = 2;
+/// How often the opener looks whether the agent ends while the gate is closed.
+const GATE_LOOK: Duration = Duration::from_millis(500);
+/// After a failed accept.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
+/// Time that connections get to end.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// A directory or socket cannot be used.
+    #[error("cannot {what} {}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Another agent runs.
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+    /// The machine seam.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The data directory.
+    #[error(transparent)]
+    Durable(#[from] DurableError),
+    /// The outage record.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The readings' socket.
+    #[error(transparent)]
+    Ingest(#[from] IngestError),
+    /// The guard's threads.
+    #[error("cannot start the guard")]
+    Guard(#[source] io::Error),
+    /// Told to stop before the store could be opened.
+    #[error("stopped before power was good: the store was never opened")]
+    StoppedEarly,
+    /// The sockets' threads, or signals.
+    #[error("cannot set up the agent")]
+    Runtime(#[source] io::Error),
+}
+
+impl AgentError {
+    /// The process's exit code: 3 refused, 4 I/O.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Instance(InstanceError::Running { .. })
+            | Self::Machine(MachineError::Simulated(_)) => 3,
+            Self::Io { .. }
+            | Self::Instance(_)
+            | Self::Machine(_)
+            | Self::Durable(_)
+            | Self::Record(_)
+            | Self::Store(_)
+            | Self::Ingest(_)
+            | Self::Guard(_)
+            | Self::StoppedEarly
+            | Self::Runtime(_) => 4,
+        }
+    }
+}
+
+/// An error with its causes, on one line.
+pub fn explain(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(s) = source {
+        let more = s.to_string();
+        // A transparent wrapper says what its cause says.
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = s.source();
+    }
+    text
+}
+
+/// Runs the agent until it is told to stop.
+pub fn run(loaded: Loaded, config_path: &Path) -> Result<(), AgentError> {
+    for warning in &loaded.warnings {
+        log::warn!("{warning}");
+    }
+    // Before anything is started: a signal that comes early must not end the process.
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(AgentError::Runtime)?;
+    let ended = signals.handle();
+    let mut agent = Agent::start(loaded.settings, Box::new(move || ended.close()))?;
+    for signal in signals.forever() {
+        if signal == SIGHUP {
+            agent.reload(config_path);
+        } else {
+            log::info!("stopping");
+            agent.stop();
+        }
+    }
+    agent.end()
+}
+
+/// The running agent.
+struct Agent {
+    source: Arc<StatusSource>,
+    gate: Arc<Gate>,
+    medium: Arc<Medium>,
+    guard: Guard,
+    opener: JoinHandle<Result<Store, AgentError>>,
+    reporter: Reporter,
+    runtime: tokio::runtime::Runtime,
+    shutdown: watch::Sender<bool>,
+    serving: Option<tokio::task::JoinHandle<()>>,
+    /// Last: nobody else may start before everything above has ended.
+    instance: Instance,
+}
+
+impl Agent {
+    /// Starts everything; `ended` is called once when the agent ends, by order or not.
+    fn start(settings: Settings, ended: Box<dyn FnOnce() + Send>) -> Result<Self, AgentError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let started = clock.mono();
+        let (data_dir, run_dir) = (&settings.gateway.data_dir, &settings.gateway.run_dir);
+        make_dir(run_dir)?;
+        make_dir(data_dir)?;
+        let machine: Arc<dyn Machine> = if settings.board.is_sim() {
+            Arc::new(SimMachine)
+        } else {
+            Arc::new(KernelMachine::new(
+                &settings.board,
+                data_dir,
+                settings.power.freeze,
+            )?)
+        };
+        let (instance, thawed) = Instance::take(run_dir, &*machine)?;
+        if thawed {
+            log::warn!(
+                "thawed {}, which an earlier holdup left frozen",
+                data_dir.display()
+            );
+        }
+        let medium = Arc::new(Medium::open(data_dir)?);
+        let gate = Arc::new(Gate::new());
+        let boot = boot_id().unwrap_or_else(|| "unknown".to_owned());
+        let record_path = settings.gateway.record_path();
+        let (record, marks, last) = OutageRecord::open(
+            &medium,
+            &record_path,
+            &settings.gateway.id,
+            &boot,
+            clock.wall(),
+        )?;
+        if let Some(last) = &last {
+            log::warn!("{}", reporter::last_outage_in_words(last));
+        }
+        let (keeper, budget) = CostsKeeper::open(data_dir);
+        let budget = Arc::new(Mutex::new(budget));
+        let shared = Arc::new(Shared::new(settings.power, last).map_err(AgentError::Guard)?);
+        let seen = Arc::new(Mutex::new(LinesSeen::default()));
+        let desk = Desk::new();
+        let source = Arc::new(StatusSource {
+            settings: Arc::new(Mutex::new(settings.clone())),
+            shared: Arc::clone(&shared),
+            orders: desk.orders(),
+            budget: Arc::clone(&budget),
+            seen: Arc::clone(&seen),
+            machine: Arc::clone(&machine),
+            clock: Arc::clone(&clock),
+            started,
+            card: keeper.card().to_owned(),
+        });
+        let (pauses, pause) = Pauses::new(Arc::clone(&shared), desk.orders());
+        let pauses = Arc::new(pauses);
+        let governor = Arc::new(Governor {
+            budget: Arc::clone(&budget),
+            orders: desk.orders(),
+            shared: Arc::clone(&shared),
+            guarded: guarded(&settings),
+            pauses: Arc::clone(&pauses),
+        });
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(SOCKET_THREADS)
+            .thread_name("holdup-socket")
+            .enable_all()
+            .build()
+            .map_err(AgentError::Runtime)?;
+        let (shutdown, stopping) = watch::channel(false);
+        let intake = desk.intake();
+        let serving = runtime.block_on(serve_sockets(
+            &settings,
+            intake,
+            pause,
+            stopping,
+            Arc::clone(&source),
+        ))?;
+
+        let mut databases: Vec<Box<dyn GuardedDatabase>> = vec![Box::new(OwnStore::new(
+            &settings.gateway.store_path(),
+            desk.orders(),
+        ))];
+        for d in &settings.databases {
+            databases.push(Box::new(ForeignDatabase::new(
+                d.clone(),
+                Arc::clone(&clock),
+            )));
+        }
+        let can_cut = settings.board.cycles_supply
+            && (settings.board.safe_to_cut.is_some() || settings.board.is_sim());
+        let (guard, notices) = Guard::start(GuardOptions {
+            settings: settings.power,
+            can_cut,
+            gate: Arc::clone(&gate),
+            clock: Arc::clone(&clock),
+            machine,
+            opener: Box::new(BoardLines {
+                board: settings.board.clone(),
+                seen,
+            }),
+            lamps: Box::new(BoardLamps::open(&settings.board)),
+            shared: Arc::clone(&shared),
+            plan: PlanOptions {
+                medium: Arc::clone(&medium),
+                record,
+                marks,
+                databases,
+                budget,
+            },
+            ended,
+        })
+        .map_err(AgentError::Guard)?;
+        let reporter = Reporter::start(
+            notices,
+            Arc::clone(&source),
+            pauses,
+            Arc::clone(&governor),
+            keeper,
+            Arc::clone(&gate),
+            Arc::clone(&medium),
+        )
+        .map_err(AgentError::Guard)?;
+        let opener = Opener {
+            settings,
+            medium: Arc::clone(&medium),
+            gate: Arc::clone(&gate),
+            clock,
+            governor,
+            desk,
+            shared,
+        };
+        let opener = std::thread::Builder::new()
+            .name("holdup-open".into())
+            .spawn(move || opener.open())
+            .map_err(AgentError::Guard)?;
+        if let Err(e) = lock_memory() {
+            log::info!("memory is not locked: {e}");
+        }
+        reporter.ready();
+        Ok(Self {
+            source,
+            gate,
+            medium,
+            guard,
+            opener,
+            reporter,
+            runtime,
+            shutdown,
+            serving: Some(serving),
+            instance,
+        })
+    }
+
+    /// Asks for the end; it comes when the plan has run. While power is good, clients first get
+    /// the acknowledgements of what they sent.
+    fn stop(&mut self) {
+        self.reporter.stopping(&self.gate, &self.medium);
+        self.shutdown.send_replace(true);
+        if !self.gate.is_closed()
+            && let Some(serving) = self.serving.take()
+        {
+            let last = async { tokio::time::timeout(LINGER, serving).await };
+            if self.runtime.block_on(last).is_err() {
+                log::info!("some clients still wait for acknowledgements");
+            }
+        }
+        self.source.shared.stop();
+    }
+
+    /// After the guard thread has ended: the plan is done, everything acknowledged is durable,
+    /// and the gate stays closed.
+    fn end(self) -> Result<(), AgentError> {
+        self.guard.join();
+        self.runtime.shutdown_background();
+        let opened = self.opener.join();
+        self.reporter.end();
+        let settings = lock(&self.source.settings).gateway.clone();
+        for path in [settings.ingest_socket(), settings.status_socket()] {
+            if let Err(e) = remove_stale(&path) {
+                log::info!("cannot remove {}: {e}", path.display());
+            }
+        }
+        match opened {
+            Ok(Ok(store)) => store.stop(),
+            Ok(Err(AgentError::StoppedEarly)) => log::info!("the store was never opened"),
+            Ok(Err(e)) => return Err(e),
+            // A panic there was printed, and aborts the process in release.
+            Err(_) => {
+                return Err(AgentError::Runtime(io::Error::other(
+                    "the store's opener panicked",
+                )));
+            }
+        }
+        log::info!(
+            "stopped; {} readings acknowledged in this run",
+            self.source.status().acked
+        );
+        drop(self.instance);
+        Ok(())
+    }
+
+    /// SIGHUP: new power and store settings take effect at once; the rest needs a restart and
+    /// says so.
+    fn reload(&self, config_path: &Path) {
+        let loaded = match config::load(config_path) {
+            Ok(loaded) => loaded,
+            Err(e) => {
+                log::error!(
+                    "the configuration is not taken over, the old one stays: {}",
+                    explain(&e)
+                );
+                return;
+            }
+        };
+        let new = loaded.settings;
+        let mut held = lock(&self.source.settings);
+        for (what, changed) in [
+            ("[gateway]", held.gateway != new.gateway),
+            ("[board] or power.board", held.board != new.board),
+            ("power.freeze", held.power.freeze != new.power.freeze),
+            ("[ingest]", held.ingest != new.ingest),
+            ("[[database]]", held.databases != new.databases),
+            ("store.index", held.store.index != new.store.index),
+        ] {
+            if changed {
+                log::warn!("{what} has changed: it takes effect when the agent is restarted");
+            }
+        }
+        held.power = new.power;
+        held.store = new.store;
+        self.source.shared.set_settings(new.power);
+        self.source.orders.reconfigure(new.store);
+        log::info!("configuration taken over from {}", config_path.display());
+    }
+}
+
+/// Opens the databases behind the guard: as soon as the gate is open, which it is not when the
+/// agent starts with power lost.
+struct Opener {
+    settings: Settings,
+    medium: Arc<Medium>,
+    gate: Arc<Gate>,
+    clock: Arc<dyn Clock>,
+    governor: Arc<Governor>,
+    desk: Desk,
+    shared: Arc<Shared>,
+}
+
+impl Opener {
+    /// The store, or why the agent ends: then the guard is told to end too.
+    fn open(self) -> Result<Store, AgentError> {
+        let opened = loop {
+            match self.try_open() {
+                Err(AgentError::Store(StoreError::GateClosed { .. })) => {
+                    if self.shared.has_ended() {
+                        break Err(AgentError::StoppedEarly);
+                    }
+                    drop(self.gate.enter_timeout(GATE_LOOK));
+                }
+                other => break other,
+            }
+        };
+        match &opened {
+            Ok(_) => self.governor.govern(),
+            Err(_) => self.shared.stop(),
+        }
+        opened
+    }
+
+    fn try_open(&self) -> Result<Store, AgentError> {
+        let Self {
+            settings,
+            medium,
+            gate,
+            clock,
+            ..
+        } = self;
+        queue::ensure(&settings.gateway.queue_path(), medium, gate, &**clock)?;
+        let store = Store::start(StoreOptions {
+            settings: settings.store,
+            path: settings.gateway.store_path(),
+            medium: Arc::clone(medium),
+            gate: Arc::clone(gate),
+            clock: Arc::clone(clock),
+            observer: Arc::clone(&self.governor) as Arc<dyn Observer>,
+            desk: self.desk.clone(),
+        })?;
+        Ok(store)
+    }
+}
+
+/// Binds both sockets, then serves them in the background.
+async fn serve_sockets(
+    settings: &Settings,
+    intake: Intake,
+    pause: watch::Receiver<Option<ingest::Pause>>,
+    stopping: watch::Receiver<bool>,
+    source: Arc<StatusSource>,
+) -> Result<tokio::task::JoinHandle<()>, AgentError> {
+    let options = IngestOptions {
+        settings: settings.ingest,
+        socket: settings.gateway.ingest_socket(),
+    };
+    let listener = ingest::bind(&options.socket)?;
+    let serving = tokio::spawn(ingest::serve(listener, options, intake, pause, stopping));
+    let path = settings.gateway.status_socket();
+    let io = |what, path: &Path| {
+        let path = path.to_owned();
+        move |source| AgentError::Io { what, path, source }
+    };
+    remove_stale(&path).map_err(io("replace", &path))?;
+    let listener = UnixListener::bind(&path).map_err(io("listen on", &path))?;
+    let mode = fs::Permissions::from_mode(0o660);
+    fs::set_permissions(&path, mode).map_err(io("set the mode of", &path))?;
+    tokio::spawn(async move {
+        loop {
+            let Ok((mut stream, _)) = listener.accept().await else {
+                // Out of descriptors, most likely: they come back.
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            };
+            let source = Arc::clone(&source);
+            tokio::spawn(async move {
+                let answer = serde_json::to_vec(&source.status()).unwrap_or_default();
+                // A client that went away needs no answer.
+                stream.write_all(&answer).await.ok();
+                stream.shutdown().await.ok();
+            });
+        }
+    });
+    Ok(serving)
+}
+
+/// The instance lock is ours, so a socket file that is still there is nobody's.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), AgentError> {
+    fs::create_dir_all(path).map_err(|source| AgentError::Io {
+        what: "make directory",
+        path: path.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,192 @@
+//! What steps cost on each card, kept across restarts, and the governor fed by it.
+//!
+//! Keyed by the card's CID: a new card starts from nothing instead of from its predecessor's
+//! numbers.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Settings;
+use crate::durable::{Gate, Medium};
+use crate::guard::Shared;
+use crate::power::{Budget, Tail};
+use crate::store::{Observer, Orders, StoreState};
+
+/// Cards that are remembered.
+const CARDS: usize = 8;
+/// The governor's limit while riding on a battery: the WAL is kept nearly empty.
+const RIDING_FRAMES: u32 = 16;
+/// Without a measured hold-up time the WAL is kept at this size.
+const UNMEASURED_FRAMES: u32 = 500;
+
+use super::reporter::Pauses;
+
+type Counts = Vec<(u8, u32)>;
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct CardCosts {
+    commit: Counts,
+    checkpoint: Counts,
+    frame: Counts,
+    mark: Counts,
+    write_back: Counts,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct CostsFile {
+    version: u32,
+    cards: BTreeMap<String, CardCosts>,
+}
+
+/// The costs' file, and which card this is.
+#[derive(Debug)]
+pub(super) struct CostsKeeper {
+    path: PathBuf,
+    card: String,
+    file: CostsFile,
+}
+
+impl CostsKeeper {
+    /// Reads what is known about the card under `data_dir`. A file that cannot be read is
+    /// nothing known: it is learned again.
+    pub(super) fn open(data_dir: &Path) -> (Self, Budget) {
+        let path = data_dir.join("costs.json");
+        let card = card_id(data_dir);
+        let file = fs::read(&path)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<CostsFile>(&bytes).ok())
+            .filter(|f| f.version == 1)
+            .unwrap_or(CostsFile {
+                version: 1,
+                cards: BTreeMap::new(),
+            });
+        let budget = file
+            .cards
+            .get(&card)
+            .map_or_else(Budget::default, |c| Budget {
+                commit: Tail::restore(c.commit.iter().copied()),
+                checkpoint: Tail::restore(c.checkpoint.iter().copied()),
+                frame: Tail::restore(c.frame.iter().copied()),
+                mark: Tail::restore(c.mark.iter().copied()),
+                write_back: Tail::restore(c.write_back.iter().copied()),
+            });
+        (Self { path, card, file }, budget)
+    }
+
+    /// The card, for status.
+    pub(super) fn card(&self) -> &str {
+        &self.card
+    }
+
+    /// Keeps what was learned, if the gate is open.
+    pub(super) fn keep(&mut self, budget: &Mutex<Budget>, gate: &Gate, medium: &Medium) {
+        let Some(_pass) = gate.try_enter() else {
+            return;
+        };
+        let costs = {
+            let b = lock(budget);
+            CardCosts {
+                commit: b.commit.counts().collect(),
+                checkpoint: b.checkpoint.counts().collect(),
+                frame: b.frame.counts().collect(),
+                mark: b.mark.counts().collect(),
+                write_back: b.write_back.counts().collect(),
+            }
+        };
+        self.file.cards.insert(self.card.clone(), costs);
+        while self.file.cards.len() > CARDS {
+            let other = self.file.cards.keys().find(|k| **k != self.card).cloned();
+            let Some(other) = other else { break };
+            self.file.cards.remove(&other);
+        }
+        let written = serde_json::to_vec(&self.file)
+            .map_err(|e| e.to_string())
+            .and_then(|bytes| {
+                medium
+                    .replace(&self.path, &bytes)
+                    .map_err(|e| super::explain(&e))
+            });
+        if let Err(e) = written {
+            log::warn!("what was learned about the card is not kept: {e}");
+        }
+    }
+}
+
+/// The CID of the card under `dir`, or the device's number where it has none.
+fn card_id(dir: &Path) -> String {
+    let Ok(meta) = fs::metadata(dir) else {
+        return "unknown".to_owned();
+    };
+    let dev = meta.dev();
+    let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
+    let node = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+    // The partition's own directory lies inside the disk's.
+    [
+        "device/cid",
+        "../device/cid",
+        "device/serial",
+        "../device/serial",
+    ]
+    .iter()
+    .find_map(|p| fs::read_to_string(node.join(p)).ok())
+    .map_or_else(
+        || format!("dev-{major}:{minor}"),
+        |cid| cid.trim().to_owned(),
+    )
+}
+
+/// Turns every commit and checkpoint into knowledge, and knowledge into a limit for the WAL.
+#[derive(Debug)]
+pub(super) struct Governor {
+    pub(super) budget: Arc<Mutex<Budget>>,
+    pub(super) orders: Orders,
+    pub(super) shared: Arc<Shared>,
+    pub(super) guarded: u32,
+    pub(super) pauses: Arc<Pauses>,
+}
+
+impl Governor {
+    /// Sets the limit that today's knowledge allows.
+    pub(super) fn govern(&self) {
+        let settings = self.shared.published().settings;
+        let limit = match settings.holdup {
+            _ if self.shared.is_riding() => RIDING_FRAMES,
+            None => UNMEASURED_FRAMES,
+            Some(holdup) => {
+                let allowed = (holdup / 2).saturating_sub(settings.glitch);
+                lock(&self.budget).wal_limit(allowed, self.guarded)
+            }
+        };
+        self.orders.set_wal_limit(limit);
+    }
+}
+
+impl Observer for Governor {
+    fn committed(&self, took: Duration, _rows: usize, _wal_frames: u32) {
+        lock(&self.budget).commit.note(took);
+    }
+
+    fn checkpointed(&self, took: Duration, frames: u32) {
+        lock(&self.budget).note_checkpoint(took, frames);
+        self.govern();
+    }
+
+    fn state(&self, _state: StoreState) {
+        self.pauses.update();
+    }
+}
+
+pub(super) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// How many of the settings' databases are other people's.
+pub(super) fn guarded(settings: &Settings) -> u32 {
+    u32::try_from(settings.databases.len()).unwrap_or(u32::MAX)
+}

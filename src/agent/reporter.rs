@@ -1,0 +1,280 @@
+//! Tells people and programs what the guard did: log, service manager, ingest clients.
+//!
+//! The guard thread itself never logs. What must be right is taken from the guard's published
+//! state, not from the notices: a notice may be dropped, the state cannot.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::sync::watch;
+
+use crate::clock::Mono;
+use crate::durable::{Gate, Medium};
+use crate::guard::{Bell, Ended, LastOutage, Notices, Shared};
+use crate::ingest::Pause;
+use crate::power::{Notice, State};
+use crate::store::{Orders, StoreState};
+
+use super::costs::{CostsKeeper, Governor, lock};
+use super::status::StatusSource;
+
+/// How often the reporter looks without being told.
+const TICK: Duration = Duration::from_secs(2);
+/// The guard thread must have turned within this time, or the watchdog is not fed.
+const BEAT: Duration = Duration::from_secs(10);
+/// How often what was learned about the card is kept.
+const KEEP: Duration = Duration::from_secs(600);
+
+/// Tells ingest whether it may read.
+#[derive(Debug)]
+pub(super) struct Pauses {
+    tx: watch::Sender<Option<Pause>>,
+    shared: Arc<Shared>,
+    orders: Orders,
+}
+
+impl Pauses {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        orders: Orders,
+    ) -> (Self, watch::Receiver<Option<Pause>>) {
+        let (tx, rx) = watch::channel(Some(Pause::Starting));
+        (Self { tx, shared, orders }, rx)
+    }
+
+    /// Works the pause out from the states of supply and store.
+    pub(super) fn update(&self) {
+        let store = self.orders.stats().state;
+        let pause = match self.shared.published().state {
+            // Clients see nothing of a glitch.
+            State::Suspect { .. } => return,
+            State::Starting => Some(Pause::Starting),
+            State::Failing { .. }
+            | State::Parked { .. }
+            | State::Resuming { .. }
+            | State::Stopping
+            | State::Off => Some(Pause::PowerFailing),
+            State::Good | State::Brownout | State::OnBattery { .. } => match store {
+                StoreState::Starting => Some(Pause::Starting),
+                StoreState::DiskFull => Some(Pause::DiskFull),
+                StoreState::Running | StoreState::Failed(_) | StoreState::Stopped => None,
+            },
+        };
+        self.tx
+            .send_if_modified(|held| std::mem::replace(held, pause) != pause);
+    }
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    thread: JoinHandle<()>,
+    end: Arc<AtomicBool>,
+    bell: Bell,
+    keeper: Arc<Mutex<CostsKeeper>>,
+    source: Arc<StatusSource>,
+}
+
+impl Reporter {
+    pub(super) fn start(
+        mut notices: Notices,
+        source: Arc<StatusSource>,
+        pauses: Arc<Pauses>,
+        governor: Arc<Governor>,
+        keeper: CostsKeeper,
+        gate: Arc<Gate>,
+        medium: Arc<Medium>,
+    ) -> io::Result<Self> {
+        let end = Arc::new(AtomicBool::new(false));
+        let keeper = Arc::new(Mutex::new(keeper));
+        let mut desk = Desk {
+            source: Arc::clone(&source),
+            pauses,
+            governor,
+            keeper: Arc::clone(&keeper),
+            gate,
+            medium,
+            said: String::new(),
+            kept: source.clock.mono(),
+            fed: Mono::default(),
+        };
+        let asked = Arc::clone(&end);
+        let bell = notices.bell();
+        let thread = std::thread::Builder::new()
+            .name("holdup-report".into())
+            .spawn(move || {
+                desk.look();
+                while !asked.load(Ordering::SeqCst) {
+                    if let Some((at, notice)) = notices.next(TICK) {
+                        desk.tell(at, notice);
+                    }
+                    desk.look();
+                }
+            })?;
+        Ok(Self {
+            thread,
+            end,
+            bell,
+            keeper,
+            source,
+        })
+    }
+
+    /// Everything serves.
+    pub(super) fn ready(&self) {
+        notify(&[NotifyState::Ready]);
+        log::info!("ready");
+    }
+
+    /// The stop was asked for: keep what was learned while the gate is still open.
+    pub(super) fn stopping(&self, gate: &Gate, medium: &Medium) {
+        notify(&[NotifyState::Stopping]);
+        lock(&self.keeper).keep(&self.source.budget, gate, medium);
+    }
+
+    pub(super) fn end(self) {
+        self.end.store(true, Ordering::SeqCst);
+        self.bell.ring();
+        self.thread.join().ok();
+    }
+}
+
+struct Desk {
+    source: Arc<StatusSource>,
+    pauses: Arc<Pauses>,
+    governor: Arc<Governor>,
+    keeper: Arc<Mutex<CostsKeeper>>,
+    gate: Arc<Gate>,
+    medium: Arc<Medium>,
+    said: String,
+    kept: Mono,
+    fed: Mono,
+}
+
+impl Desk {
+    fn look(&mut self) {
+        self.pauses.update();
+        let now = self.source.clock.mono();
+        let published = self.source.shared.published();
+        let assessment = self.source.assessment();
+        let words = format!(
+            "{}, {}",
+            published.state.name(),
+            assessment.readiness.name()
+        );
+        if words != self.said && published.state != State::Starting {
+            for reason in &assessment.reasons {
+                log::warn!("{}: {reason}", assessment.readiness.name());
+            }
+            log::info!(
+                "supply {}, readiness {}",
+                published.state.name(),
+                assessment.readiness.name()
+            );
+            notify(&[NotifyState::Status(&words)]);
+            self.said = words;
+        }
+        let alive = now.since(self.source.shared.beat()) < BEAT;
+        let every = sd_notify::watchdog_enabled().map(|t| t / 3);
+        if every.is_some_and(|t| now.since(self.fed) >= t) && alive {
+            notify(&[NotifyState::Watchdog]);
+            self.fed = now;
+        }
+        if now.since(self.kept) >= KEEP {
+            self.kept = now;
+            lock(&self.keeper).keep(&self.source.budget, &self.gate, &self.medium);
+        }
+    }
+
+    fn tell(&mut self, _at: Mono, notice: Notice) {
+        match notice {
+            Notice::Flicker { lost } => {
+                log::info!(
+                    "power flickered: {} ms lost, nothing happened",
+                    lost.as_millis()
+                );
+                self.let_writers_go_on();
+            }
+            Notice::Failing => log::warn!("power fails: service stops, the plan runs"),
+            Notice::OnBattery => {
+                log::warn!("mains lost: serving from the battery, the WAL is kept nearly empty");
+                self.governor.govern();
+                self.let_writers_go_on();
+            }
+            Notice::OffBattery => {
+                log::info!("mains are back");
+                self.governor.govern();
+            }
+            Notice::Brownout => log::warn!("brownout: load is shed, early checkpoint"),
+            Notice::BrownoutEnded => log::info!("the rail is steady again"),
+            Notice::Parked => {
+                if let Some(o) = self.source.shared.last_outage() {
+                    log::warn!("parked: {}", outage_in_words(&o));
+                }
+            }
+            Notice::Resumed => {
+                log::warn!("power is back: service goes on");
+                self.governor.govern();
+                self.let_writers_go_on();
+            }
+            Notice::LineStuck => log::error!(
+                "UNPROTECTED: the power-fail line says lost for longer than the supply could have \
+                 lasted; serving on"
+            ),
+            Notice::LineUnstuck => log::info!("the power-fail line reads good again"),
+            Notice::LinesMissing => {
+                log::error!("UNPROTECTED: the power-fail line cannot be read; serving on");
+            }
+            Notice::LinesFound => log::info!("the power lines can be read"),
+            Notice::StayingParked => log::warn!(
+                "parked for power.park_max_s: the machine is not powered off (needs \
+                 power.allow_poweroff, and safe_to_cut wired on a board that cycles its supply); \
+                 it stays parked until power is back"
+            ),
+            Notice::GoingOff => log::warn!("parked for power.park_max_s: the machine goes off"),
+        }
+    }
+
+    fn let_writers_go_on(&self) {
+        self.source.orders.retry_now();
+    }
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    // Without a service manager there is nobody to tell, and that is no fault.
+    if let Err(e) = sd_notify::notify(state) {
+        log::debug!("sd_notify: {e}");
+    }
+}
+
+/// What happened, for the log of the next start.
+pub(super) fn last_outage_in_words(last: &LastOutage) -> String {
+    match (last.kind.as_str(), last.ended) {
+        ("power_cut", _) => "the gateway went down without any sign of a loss (never announced): \
+                             the line, its wiring or the supply did not tell"
+            .to_owned(),
+        ("agent_died", _) => "an earlier holdup ended without being stopped".to_owned(),
+        _ => format!("last outage: {}", outage_in_words(last)),
+    }
+}
+
+fn outage_in_words(o: &LastOutage) -> String {
+    let ended = match o.ended {
+        Ended::Clean => "clean",
+        Ended::Late => "late: the hold-up time was over before everything was durable",
+        Ended::Cut => "cut: the supply went while the plan ran",
+        Ended::NeverAnnounced => "never announced",
+    };
+    let ms = |v: Option<f64>| v.map_or_else(|| "unknown".to_owned(), |v| format!("{v:.1} ms"));
+    format!(
+        "{} at {}, {ended}; edge to quiet {}, edge to durable {}",
+        o.kind,
+        o.at,
+        ms(o.edge_to_quiet_ms),
+        ms(o.edge_to_durable_ms)
+    )
+}

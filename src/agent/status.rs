@@ -1,0 +1,230 @@
+//! The agent's status, put together from memory alone: it is answered while the data file
+//! system is frozen.
+
+use std::sync::{Arc, Mutex};
+
+use serde::{Deserialize, Serialize};
+
+use crate::board::{Input, LinesDescription};
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::guard::{DatabaseView, LastOutage, Machine, Shared};
+use crate::power::{Assessment, Budget, Reason, Situation, assess};
+use crate::store::{Orders, StoreState};
+
+use super::costs::{guarded, lock};
+use super::lines::LinesSeen;
+
+/// What `holdup status --json` prints.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// The gateway's id.
+    pub gateway: String,
+    /// The agent's version.
+    pub version: String,
+    /// The agent's process id.
+    pub pid: u32,
+    /// Seconds since the agent started.
+    pub uptime_s: u64,
+    /// The board's name.
+    pub board: String,
+    /// `capacitor` or `battery`.
+    pub source: String,
+    /// The supply's state: `Starting`, `Good`, `Brownout`, `Suspect`, `OnBattery`, `Failing`,
+    /// `Parked`, `Resuming`, `Stopping` or `Off`.
+    pub supply: String,
+    /// `Ready`, `AtRisk` or `Unprotected`.
+    pub readiness: String,
+    /// Why it is not ready, as codes, worst first.
+    pub reasons: Vec<String>,
+    /// The same in words, with the remedy.
+    pub advice: Vec<String>,
+    /// The measured hold-up time; `null` until it was measured.
+    pub holdup_ms: Option<u64>,
+    /// Hold-up time left if power failed now (after a recent outage less than all).
+    pub holdup_left_ms: u64,
+    /// Glitch time and mandatory steps, from the tail of what this card took.
+    pub predicted_ms: u64,
+    /// Frames in the store's WAL that are not in the database yet.
+    pub wal_frames: u32,
+    /// Readings acknowledged since the agent started.
+    pub acked: u64,
+    /// Readings in the store.
+    pub stored: u64,
+    /// Bytes of the store in use.
+    pub store_bytes: u64,
+    /// Readings that retention removed, ever.
+    pub expired: u64,
+    /// Commits since the agent started.
+    pub commits: u64,
+    /// `running`, `disk_full`, `failed`, `stopped` or `starting`.
+    pub store: String,
+    /// The last outage.
+    pub last_outage: Option<LastOutage>,
+    /// All databases that the plan makes durable.
+    pub databases: Vec<Database>,
+    /// The lines.
+    pub gpio: Gpio,
+    /// The gauge, in percent of charge.
+    pub gauge_percent: Option<f32>,
+    /// Why parking does not freeze the data file system; `null` when it does.
+    pub freeze_refused: Option<String>,
+    /// Guard and plan run with real-time priority.
+    pub realtime: bool,
+    /// The card under the data directory (its CID, or a device number).
+    pub card: String,
+}
+
+/// One database.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Database {
+    /// The file.
+    pub path: String,
+    /// `own` or `guarded`.
+    pub role: String,
+    /// Higher goes first.
+    pub priority: i32,
+    /// Frames in its WAL, where known.
+    pub wal_frames: Option<u32>,
+    /// In words.
+    pub state: String,
+}
+
+impl From<DatabaseView> for Database {
+    fn from(v: DatabaseView) -> Self {
+        Self {
+            path: v.path,
+            role: v.role.to_owned(),
+            priority: v.priority,
+            wal_frames: v.wal_frames,
+            state: v.state,
+        }
+    }
+}
+
+/// The power-fail line.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Gpio {
+    /// `v2`, `sim`, or `none` while the lines cannot be read.
+    pub abi: String,
+    /// The chip's label.
+    pub chip: Option<String>,
+    /// The line's number on the chip.
+    pub line: Option<u32>,
+    /// Why the lines cannot be read.
+    pub error: Option<String>,
+}
+
+/// Everything that a status is made from.
+#[derive(Debug)]
+pub(super) struct StatusSource {
+    pub(super) settings: Arc<Mutex<Settings>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) orders: Orders,
+    pub(super) budget: Arc<Mutex<Budget>>,
+    pub(super) seen: Arc<Mutex<LinesSeen>>,
+    pub(super) machine: Arc<dyn Machine>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) started: crate::clock::Mono,
+    pub(super) card: String,
+}
+
+impl StatusSource {
+    /// Would the gateway make it now?
+    pub(super) fn assessment(&self) -> Assessment {
+        let published = self.shared.published();
+        let stats = self.orders.stats();
+        let mut found: heapless::Vec<Reason, 2> = heapless::Vec::new();
+        let store_reason = match stats.state {
+            StoreState::Failed(_) => Some(Reason::StoreFailed),
+            StoreState::DiskFull => Some(Reason::DiskFull),
+            StoreState::Starting | StoreState::Running | StoreState::Stopped => None,
+        };
+        found.extend(store_reason);
+        let guarded = guarded(&lock(&self.settings));
+        assess(Situation {
+            health: published.health,
+            holdup: published.settings.holdup,
+            left: published.holdup_left,
+            glitch: published.settings.glitch,
+            budget: &lock(&self.budget),
+            wal_frames: stats.wal_frames,
+            guarded,
+            found: &found,
+        })
+    }
+
+    /// As the plan thread saw them last; the store's own numbers as they are now.
+    fn databases(&self) -> Vec<Database> {
+        let frames = Some(self.orders.stats().wal_frames);
+        let mut all: Vec<_> = self
+            .shared
+            .databases()
+            .into_iter()
+            .map(Database::from)
+            .collect();
+        for own in all.iter_mut().filter(|d| d.role == "own") {
+            own.wal_frames = frames;
+        }
+        all
+    }
+
+    /// The status now.
+    pub(super) fn status(&self) -> Status {
+        let assessment = self.assessment();
+        let published = self.shared.published();
+        let settings = lock(&self.settings).clone();
+        let stats = self.orders.stats();
+        let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        Status {
+            gateway: settings.gateway.id,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: self.clock.mono().since(self.started).as_secs(),
+            board: settings.board.name,
+            source: published.settings.source.name().to_owned(),
+            supply: published.state.name().to_owned(),
+            readiness: assessment.readiness.name().to_owned(),
+            reasons: assessment
+                .reasons
+                .iter()
+                .map(|r| r.code().to_owned())
+                .collect(),
+            advice: assessment.reasons.iter().map(ToString::to_string).collect(),
+            holdup_ms: published.settings.holdup.map(ms),
+            holdup_left_ms: ms(published.holdup_left),
+            predicted_ms: ms(assessment.predicted),
+            wal_frames: stats.wal_frames,
+            acked: stats.acked,
+            stored: stats.stored,
+            store_bytes: stats.bytes,
+            expired: stats.expired,
+            commits: stats.commits,
+            store: stats.state.name().to_owned(),
+            last_outage: self.shared.last_outage(),
+            databases: self.databases(),
+            gpio: gpio(&lock(&self.seen)),
+            gauge_percent: published.gauge_percent,
+            freeze_refused: self.machine.freeze_refusal().map(str::to_owned),
+            realtime: self.shared.realtime_threads() == 2,
+            card: self.card.clone(),
+        }
+    }
+}
+
+fn gpio(seen: &LinesSeen) -> Gpio {
+    let Some(LinesDescription { abi, lines, .. }) = &seen.open else {
+        return Gpio {
+            abi: "none".to_owned(),
+            error: seen.why_not.clone(),
+            ..Gpio::default()
+        };
+    };
+    let fail = lines.iter().find(|l| l.line == Input::PowerFail.name());
+    Gpio {
+        abi: (*abi).to_owned(),
+        chip: fail.map(|l| l.chip.clone()),
+        line: fail.map(|l| l.offset),
+        error: None,
+    }
+}

@@ -1,0 +1,30 @@
+//! `holdup doctor`: what on this gateway would make holdup's promises false.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::config;
+use crate::doctor::{Level, examine};
+
+/// Prints every check; 1 if one is bad.
+pub(super) fn run(config_path: &Path, out: &mut dyn Write, as_json: bool) -> anyhow::Result<u8> {
+    let loaded = config::load(config_path)?;
+    // No agent is itself a finding.
+    let agent = super::status::ask(&loaded.settings).ok();
+    let checks = examine(&loaded, agent.as_ref());
+    let worst = checks.iter().map(|c| c.level).max().unwrap_or(Level::Ok);
+    if as_json {
+        let answer = json!({ "worst": worst, "checks": checks });
+        writeln!(out, "{}", serde_json::to_string_pretty(&answer)?)?;
+    } else {
+        for c in &checks {
+            writeln!(out, "{:<4}  {:<10}  {}", c.level, c.name, c.found)?;
+            if !c.remedy.is_empty() {
+                writeln!(out, "{:18}-> {}", "", c.remedy)?;
+            }
+        }
+    }
+    Ok(u8::from(worst == Level::Bad))
+}

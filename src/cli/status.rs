@@ -1,0 +1,186 @@
+//! `holdup status`: what the agent says, in words or as JSON.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::json;
+
+use crate::agent::Status;
+use crate::clock::boot_id;
+use crate::config::{self, Settings};
+use crate::guard::{Ended, LastOutage, read_last};
+
+/// The agent answers from memory; longer than this and it is not well.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Prints the status; 0 when the agent answered, 1 when none runs.
+pub(super) fn run(config_path: &Path, out: &mut dyn Write, as_json: bool) -> anyhow::Result<u8> {
+    let settings = config::load(config_path)?.settings;
+    let status = match ask(&settings) {
+        Ok(status) => status,
+        Err(e) => return no_agent(&settings, &e, out, as_json),
+    };
+    if as_json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?;
+    } else {
+        print(&status, out)?;
+    }
+    Ok(0)
+}
+
+/// The running agent's status.
+pub(super) fn ask(settings: &Settings) -> anyhow::Result<Status> {
+    let path = settings.gateway.status_socket();
+    let mut stream =
+        UnixStream::connect(&path).with_context(|| format!("cannot reach {}", path.display()))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut answer = String::new();
+    stream
+        .read_to_string(&mut answer)
+        .with_context(|| format!("no answer from {}", path.display()))?;
+    serde_json::from_str(&answer).context("the agent's answer is not understood")
+}
+
+fn no_agent(
+    settings: &Settings,
+    why: &anyhow::Error,
+    out: &mut dyn Write,
+    as_json: bool,
+) -> anyhow::Result<u8> {
+    let record = settings.gateway.record_path();
+    let last = read_last(&record, &boot_id().unwrap_or_default())
+        .with_context(|| format!("cannot read {}", record.display()))?;
+    let why = super::explain(why);
+    if as_json {
+        let answer = json!({ "running": false, "error": why, "last_outage": last });
+        writeln!(out, "{}", serde_json::to_string_pretty(&answer)?)?;
+    } else {
+        writeln!(
+            out,
+            "no agent runs for {}: {why}",
+            settings.gateway.run_dir.display()
+        )?;
+        writeln!(
+            out,
+            "start it with `holdup run`, or look at `journalctl -u holdup`"
+        )?;
+        if let Some(last) = last {
+            print_outage(&last, out)?;
+        }
+    }
+    Ok(1)
+}
+
+fn print(s: &Status, out: &mut dyn Write) -> anyhow::Result<()> {
+    let row = |out: &mut dyn Write, name: &str, value: String| writeln!(out, "{name:<11} {value}");
+    row(
+        out,
+        "gateway",
+        format!(
+            "{} ({} on a {}, holdup {})",
+            s.gateway, s.board, s.source, s.version
+        ),
+    )?;
+    row(out, "supply", s.supply.clone())?;
+    row(out, "readiness", s.readiness.clone())?;
+    for advice in &s.advice {
+        row(out, "", format!("- {advice}"))?;
+    }
+    let holdup = s
+        .holdup_ms
+        .map_or_else(|| "not measured".to_owned(), |ms| format!("{ms} ms"));
+    row(
+        out,
+        "hold-up",
+        format!(
+            "{holdup}, left now {} ms; the plan would take {} ms",
+            s.holdup_left_ms, s.predicted_ms
+        ),
+    )?;
+    let line = match (&s.gpio.chip, s.gpio.line) {
+        (Some(chip), Some(line)) => format!("{chip} line {line} ({})", s.gpio.abi),
+        (Some(chip), None) => format!("{chip} ({})", s.gpio.abi),
+        (None, _) => s
+            .gpio
+            .error
+            .clone()
+            .unwrap_or_else(|| "not open".to_owned()),
+    };
+    row(out, "line", line)?;
+    row(
+        out,
+        "store",
+        format!(
+            "{}; {} readings, {} acknowledged in this run, WAL {} frames",
+            s.store, s.stored, s.acked, s.wal_frames
+        ),
+    )?;
+    for d in s.databases.iter().filter(|d| d.role != "own") {
+        row(
+            out,
+            "guarded",
+            format!("{} (priority {}): {}", d.path, d.priority, d.state),
+        )?;
+    }
+    let freeze = s
+        .freeze_refused
+        .as_ref()
+        .map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"));
+    row(out, "freeze", freeze)?;
+    match &s.last_outage {
+        Some(last) => print_outage(last, out)?,
+        None => row(out, "last outage", "none recorded".to_owned())?,
+    }
+    Ok(())
+}
+
+fn print_outage(o: &LastOutage, out: &mut dyn Write) -> anyhow::Result<()> {
+    let ended = match o.ended {
+        Ended::Clean => "clean",
+        Ended::Late => "late",
+        Ended::Cut => "cut",
+        Ended::NeverAnnounced => "never announced",
+    };
+    let resumed = if o.resumed {
+        ", resumed without a reboot"
+    } else {
+        ""
+    };
+    let at = if o.at.is_empty() {
+        String::new()
+    } else {
+        format!(" at {}", o.at)
+    };
+    writeln!(out, "last outage {}{at}: {ended}{resumed}", o.kind)?;
+    let ms = |v: Option<f64>| v.map_or_else(|| "unknown".to_owned(), |v| format!("{v:.1} ms"));
+    if o.edge_to_quiet_ms.is_some() || o.edge_to_durable_ms.is_some() {
+        writeln!(
+            out,
+            "            edge to quiet {}, edge to durable {}",
+            ms(o.edge_to_quiet_ms),
+            ms(o.edge_to_durable_ms)
+        )?;
+    }
+    for s in &o.steps {
+        let of = s
+            .database
+            .as_ref()
+            .map_or_else(String::new, |d| format!(" {d}"));
+        let why = s
+            .why
+            .as_ref()
+            .map_or_else(String::new, |w| format!(": {w}"));
+        writeln!(
+            out,
+            "            {:>9.1} ms  {}{of} {} ({:.1} ms){why}",
+            s.at_us as f64 / 1000.0,
+            s.step,
+            s.outcome,
+            s.took_us as f64 / 1000.0
+        )?;
+    }
+    Ok(())
+}

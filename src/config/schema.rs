@@ -1,0 +1,224 @@
+//! Every key there is: type, range, default, unit and meaning in one table.
+//!
+//! Parsing, validation, `config show` and the documents read this table, so that none of them
+//! can say what another does not do.
+
+/// What a key's value may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A whole number in this range, ends included.
+    Int {
+        /// Smallest.
+        min: u64,
+        /// Largest.
+        max: u64,
+    },
+    /// `true` or `false`.
+    Bool,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// An absolute path without `..`.
+    Path,
+    /// Printable text without a slash, 1 to 64 bytes.
+    Id,
+    /// A chip's label or a line's name: printable, 1 to 31 bytes, as in the kernel.
+    Label,
+    /// The full name of a systemd unit.
+    Unit,
+    /// A board's name, or a path to its description.
+    Board,
+    /// One line of text.
+    Text,
+}
+
+/// Which files may hold a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// `holdup.toml` and `conf.d/*.toml`.
+    Site,
+    /// `board.toml`.
+    Board,
+    /// Both.
+    Both,
+}
+
+/// One key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    /// The table; `board.LINE` is each of [`LINES`], `database` each `[[database]]`.
+    pub table: &'static str,
+    /// The key in it.
+    pub name: &'static str,
+    /// What its value may be.
+    pub kind: Kind,
+    /// The value where none is given, as text; `None`: unset, or computed as `doc` says.
+    pub default: Option<&'static str>,
+    /// Of the value; empty where it has none.
+    pub unit: &'static str,
+    /// What it does.
+    pub doc: &'static str,
+    /// Where it may stand.
+    pub scope: Scope,
+}
+
+/// The lines a board may have.
+pub const LINES: [&str; 6] = [
+    "power_fail",
+    "brownout",
+    "battery_low",
+    "presence",
+    "status",
+    "safe_to_cut",
+];
+
+/// The lines among [`LINES`] that are driven, not read.
+pub const OUTPUTS: [&str; 2] = ["status", "safe_to_cut"];
+
+/// The table of each of [`LINES`].
+pub const LINE_TABLE: &str = "board.LINE";
+
+const HOUR_MS: u64 = 3_600_000;
+const DAY_S: u64 = 86_400;
+
+const fn key(
+    table: &'static str,
+    name: &'static str,
+    kind: Kind,
+    default: Option<&'static str>,
+    unit: &'static str,
+    doc: &'static str,
+) -> Key {
+    let scope = Scope::Site;
+    Key {
+        table,
+        name,
+        kind,
+        default,
+        unit,
+        doc,
+        scope,
+    }
+}
+
+const fn board(scope: Scope, key: Key) -> Key {
+    Key { scope, ..key }
+}
+
+const fn int(min: u64, max: u64) -> Kind {
+    Kind::Int { min, max }
+}
+
+/// The keys, in the order in which they are shown.
+#[rustfmt::skip]
+pub const KEYS: &[Key] = &[
+    key("gateway", "id", Kind::Id, None, "", "names the gateway in records and messages; default: the host name"),
+    key("gateway", "data_dir", Kind::Path, Some("/var/lib/holdup"), "", "everything that must last"),
+    key("gateway", "run_dir", Kind::Path, Some("/run/holdup"), "", "sockets and locks; on a tmpfs, so that it can be used while data_dir is frozen"),
+
+    key("power", "board", Kind::Board, Some("rpi5"), "", "rpi5, qemu-virt, sim, a board/NAME/board.toml beside this file, or a path to one"),
+    key("power", "source", Kind::Choice(&["capacitor", "battery"]), Some("capacitor"), "", "what stands behind the 5 V rail: a capacitor (seconds) or a battery (hours)"),
+    key("power", "holdup_ms", int(10, 24 * HOUR_MS), None, "ms", "measured hold-up time; unset: readiness is unprotected"),
+    key("power", "glitch_ms", int(1, 60_000), Some("30"), "ms", "lost time within ten times this that makes a loss real"),
+    key("power", "restore_ms", int(1, HOUR_MS), Some("1000"), "ms", "how long power must be steady before the gateway resumes"),
+    key("power", "ride_max_s", int(1, 7 * DAY_S), Some("1800"), "s", "longest ride on a battery before the plan runs"),
+    key("power", "low_percent", int(1, 90), Some("20"), "%", "battery charge at which the plan runs"),
+    key("power", "recharge_s", int(0, DAY_S), Some("60"), "s", "time for an empty supply to be full again"),
+    key("power", "settle_after", int(0, 1_000), Some("3"), "outages", "after this many outages in ten minutes resuming needs settle_ms; 0: never"),
+    key("power", "settle_ms", int(0, HOUR_MS), Some("5000"), "ms", "how long power must be steady then"),
+    key("power", "park_max_s", int(1, 7 * DAY_S), Some("300"), "s", "how long to stay parked before on_park_max"),
+    key("power", "on_park_max", Kind::Choice(&["poweroff", "halt", "stay"]), Some("poweroff"), "", "what to do then"),
+    key("power", "freeze", Kind::Choice(&["auto", "never"]), Some("auto"), "", "freeze the data file system while parked; auto: where data_dir is a mount of its own"),
+    key("power", "allow_poweroff", Kind::Bool, Some("false"), "", "whether the agent may power the machine off at all"),
+
+    board(Scope::Board, key("board", "name", Kind::Id, None, "", "the board's name, the same as its folder's")),
+    board(Scope::Board, key("board", "description", Kind::Text, None, "", "what it is, in a line")),
+    board(Scope::Board, key("board", "kind", Kind::Choice(&["gpio", "sim"]), Some("gpio"), "", "how its lines are reached")),
+    board(Scope::Both, key("board", "chip", Kind::Label, None, "", "chip label for the lines that are given by offset and name none")),
+    board(Scope::Both, key("board", "cycles_supply", Kind::Bool, Some("false"), "", "raising safe_to_cut makes the supply cut, and come back with the mains")),
+    key("board.sim", "control", Kind::Path, None, "", "the simulated board's socket; default: run_dir/sim.sock"),
+
+    board(Scope::Both, key(LINE_TABLE, "wired", Kind::Bool, Some("true"), "", "false: this board's line is not connected here")),
+    board(Scope::Both, key(LINE_TABLE, "chip", Kind::Label, None, "", "the chip's label, never its number; default: board.chip for an offset, any chip for a name")),
+    board(Scope::Both, key(LINE_TABLE, "offset", int(0, 4_095), None, "", "the line's number on the chip")),
+    board(Scope::Both, key(LINE_TABLE, "line", Kind::Label, None, "", "the line's name in the device tree, instead of its offset")),
+    board(Scope::Both, key(LINE_TABLE, "active", Kind::Choice(&["high", "low"]), Some("high"), "", "the level that means what the line is named for")),
+    board(Scope::Both, key(LINE_TABLE, "bias", Kind::Choice(&["as-is", "disabled", "pull-up", "pull-down"]), Some("as-is"), "", "pull resistor")),
+
+    key("store", "commit_window_ms", int(0, 100), Some("50"), "ms", "at most one commit in this time; 0: as soon as the writer is idle"),
+    key("store", "batch_rows", int(1, 65_536), Some("4096"), "readings", "in one commit at most"),
+    key("store", "keep_days", int(1, 36_500), None, "days", "keep readings this long; unset: for ever"),
+    key("store", "max_bytes", int(1 << 20, 1 << 50), None, "bytes", "keep the database under this size; unset: no limit"),
+    key("store", "index", Kind::Bool, Some("false"), "", "index (sensor_name, timestamp): faster queries, twice the card writes"),
+    key("store", "remember_ids", int(0, 100_000_000), Some("1000000"), "ids", "client ids remembered, so that a repeat is harmless"),
+
+    key("ingest", "max_line_bytes", int(64, 1 << 20), Some("65536"), "bytes", "longest line taken, without its newline"),
+    key("ingest", "max_clients", int(1, 4_096), Some("256"), "clients", "connections at one time"),
+    key("ingest", "queue_bytes", int(4_096, 1 << 30), Some("2097152"), "bytes", "readings that may wait for a commit, over all clients"),
+
+    key("database", "path", Kind::Path, None, "", "another application's SQLite database that the plan makes durable"),
+    key("database", "priority", int(0, 1_000), Some("50"), "", "higher goes first; the agent's own store is 100, its queue 90"),
+    key("database", "role", Kind::Choice(&["guarded"]), Some("guarded"), "", "made durable, never repaired"),
+    key("database", "unit", Kind::Unit, None, "", "the systemd unit that writes it, if it may be stilled"),
+];
+
+/// The table of the schema that a table of a file is, if it is one.
+pub(super) fn table(path: &str) -> Option<&'static str> {
+    if let Some(rest) = path.strip_prefix("board.")
+        && LINES.contains(&rest)
+    {
+        return Some(LINE_TABLE);
+    }
+    KEYS.iter()
+        .map(|k| k.table)
+        .find(|t| *t == path && *t != LINE_TABLE)
+}
+
+/// The key `name` of the table `path` of a file.
+pub(super) fn lookup(path: &str, name: &str) -> Option<&'static Key> {
+    let table = table(path)?;
+    KEYS.iter().find(|k| k.table == table && k.name == name)
+}
+
+/// Every table a file may have.
+pub(super) fn tables() -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for key in KEYS {
+        let names = if key.table == LINE_TABLE {
+            LINES.iter().map(|l| format!("board.{l}")).collect()
+        } else {
+            vec![key.table.to_owned()]
+        };
+        for name in names {
+            if !all.contains(&name) {
+                all.push(name);
+            }
+        }
+    }
+    all
+}
+
+impl Key {
+    /// What a value must be, for people: `a whole number from 1 to 1000 (ms)`.
+    pub fn expected(&self) -> String {
+        match self.kind {
+            Kind::Int { min, max } if self.unit.is_empty() => {
+                format!("a whole number from {min} to {max}")
+            }
+            Kind::Int { min, max } => {
+                format!("a whole number from {min} to {max} ({})", self.unit)
+            }
+            Kind::Bool => "true or false".to_owned(),
+            Kind::Choice(words) => words
+                .iter()
+                .map(|w| format!("{w:?}"))
+                .collect::<Vec<_>>()
+                .join(" or "),
+            Kind::Path => "an absolute path without `..`, as text".to_owned(),
+            Kind::Id => "1 to 64 bytes of printable text without a slash".to_owned(),
+            Kind::Label => "1 to 31 bytes of printable text".to_owned(),
+            Kind::Unit => "a systemd unit's full name, such as \"app.service\"".to_owned(),
+            Kind::Board => "a board's name, or a path with a slash to its board.toml".to_owned(),
+            Kind::Text => "one line of text".to_owned(),
+        }
+    }
+}

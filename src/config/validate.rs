@@ -1,0 +1,287 @@
+//! Merged keys to [`Settings`]: what no single key can show to be wrong.
+//!
+//! A rule is applied only where every key it reads was good, so that one mistake is told once.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::fragment::{DatabaseEntry, Value};
+use super::lines;
+use super::merge::Merged;
+use super::problem::{Problem, printable};
+use super::settings::{
+    DatabaseSettings, FreezePolicy, GatewaySettings, IngestSettings, OnParkMax, PowerSettings,
+    Settings, Source, StoreSettings,
+};
+
+/// sun_path of unix(7), without its closing zero.
+const LONGEST_SOCKET: usize = 107;
+
+/// The settings; worth nothing where `m.problems` is not empty afterwards.
+pub(super) fn settings(m: &mut Merged, warnings: &mut Vec<Problem>) -> Settings {
+    let gateway = gateway(m, warnings);
+    let board = lines::board(m);
+    let power = power(m, warnings);
+    if m.sound(&["power.allow_poweroff"]) && power.allow_poweroff {
+        let lacks = if board.safe_to_cut.is_none() {
+            Some("no safe_to_cut line")
+        } else if !board.cycles_supply {
+            Some("a supply that does not come back by itself (cycles_supply = false)")
+        } else {
+            None
+        };
+        if let Some(lacks) = lacks {
+            warnings.push(m.about(
+                "power.allow_poweroff",
+                format!("has no effect: board {} has {lacks}", board.name),
+                "wire and describe it, or leave the gateway parked",
+            ));
+        }
+    }
+    if m.sound(&[]) && board.power_fail.is_none() {
+        warnings.push(m.about(
+            "board.power_fail",
+            "is not wired: power loss cannot be seen",
+            "describe the line; until then the gateway is unprotected",
+        ));
+    }
+    if !board.is_sim() && m.entries.contains_key("board.sim.control") {
+        warnings.push(m.about(
+            "board.sim.control",
+            format!("has no effect on board {}", board.name),
+            "set power.board = \"sim\", or remove it",
+        ));
+    }
+    Settings {
+        databases: databases(m, &gateway),
+        store: store(m),
+        ingest: ingest(m),
+        gateway,
+        power,
+        board,
+    }
+}
+
+fn gateway(m: &mut Merged, warnings: &mut Vec<Problem>) -> GatewaySettings {
+    if m.text("gateway.id").starts_with("localhost") {
+        warnings.push(m.about(
+            "gateway.id",
+            "is `localhost`, as on any other gateway without a host name",
+            "set gateway.id, or the host name",
+        ));
+    }
+    let gateway = GatewaySettings {
+        id: m.text("gateway.id").to_owned(),
+        data_dir: PathBuf::from(m.text("gateway.data_dir")),
+        run_dir: PathBuf::from(m.text("gateway.run_dir")),
+    };
+    if m.sound(&["gateway.data_dir", "gateway.run_dir"]) {
+        let (data, run) = (&gateway.data_dir, &gateway.run_dir);
+        if run == data {
+            m.complain_of_two(
+                "gateway.run_dir",
+                "gateway.data_dir",
+                "are the same directory".to_owned(),
+                "put run_dir on a tmpfs, such as /run/holdup",
+            );
+        } else if run.starts_with(data) {
+            // A mount of its own there is well; which it is, only the machine knows.
+            warnings.push(m.about(
+                "gateway.run_dir",
+                "lies in data_dir, which may be frozen",
+                "put it on a tmpfs, such as /run/holdup",
+            ));
+        } else if data.starts_with(run) {
+            m.complain_of_two(
+                "gateway.data_dir",
+                "gateway.run_dir",
+                format!("{} lies in run_dir, which a boot empties", data.display()),
+                "put it on the data partition, such as /var/lib/holdup",
+            );
+        }
+        for socket in [gateway.ingest_socket(), gateway.status_socket()] {
+            fits_a_socket(m, "gateway.run_dir", &socket);
+        }
+    }
+    gateway
+}
+
+/// Complains once a key.
+pub(super) fn fits_a_socket(m: &mut Merged, key: &str, socket: &Path) {
+    let bytes = socket.as_os_str().len();
+    let told = m.problems.iter().any(|p| p.key == key);
+    if bytes > LONGEST_SOCKET && !told {
+        m.complain_of_two(
+            key,
+            "gateway.run_dir",
+            format!(
+                "makes a socket path of {bytes} bytes ({})",
+                printable(&socket.to_string_lossy())
+            ),
+            format!("choose a shorter one: at most {LONGEST_SOCKET} bytes"),
+        );
+    }
+}
+
+fn power(m: &mut Merged, warnings: &mut Vec<Problem>) -> PowerSettings {
+    let ms = |m: &Merged, path: &str| Duration::from_millis(m.int(path));
+    let s = |m: &Merged, path: &str| Duration::from_secs(m.int(path));
+    let power = PowerSettings {
+        source: match m.text("power.source") {
+            "battery" => Source::Battery,
+            _ => Source::Capacitor,
+        },
+        holdup: m.maybe_int("power.holdup_ms").map(Duration::from_millis),
+        glitch: ms(m, "power.glitch_ms"),
+        restore: ms(m, "power.restore_ms"),
+        ride_max: s(m, "power.ride_max_s"),
+        low_percent: u8::try_from(m.int("power.low_percent")).unwrap_or(u8::MAX),
+        recharge: s(m, "power.recharge_s"),
+        settle_after: u32::try_from(m.int("power.settle_after")).unwrap_or(u32::MAX),
+        settle: ms(m, "power.settle_ms"),
+        park_max: s(m, "power.park_max_s"),
+        on_park_max: match m.text("power.on_park_max") {
+            "halt" => OnParkMax::Halt,
+            "stay" => OnParkMax::Stay,
+            _ => OnParkMax::PowerOff,
+        },
+        freeze: match m.text("power.freeze") {
+            "never" => FreezePolicy::Never,
+            _ => FreezePolicy::Auto,
+        },
+        allow_poweroff: m.bool("power.allow_poweroff"),
+    };
+    if m.sound(&["power.holdup_ms", "power.glitch_ms"]) {
+        match power.holdup {
+            Some(holdup) if power.glitch < holdup && power.glitch * 2 > holdup => {
+                warnings.push(m.about(
+                    "power.glitch_ms",
+                    "leaves less than half of holdup_ms for the plan",
+                    "lower glitch_ms, or measure the hold-up again",
+                ));
+            }
+            Some(holdup) if power.glitch >= holdup => m.complain_of_two(
+                "power.glitch_ms",
+                "power.holdup_ms",
+                format!(
+                    "{} ms leaves nothing of holdup_ms ({}) for the plan",
+                    power.glitch.as_millis(),
+                    holdup.as_millis()
+                ),
+                "lower glitch_ms, or measure the hold-up again",
+            ),
+            Some(_) => {}
+            None => warnings.push(m.about(
+                "power.holdup_ms",
+                "is not set: readiness stays unprotected",
+                "measure how long the supply carries the gateway, and set that",
+            )),
+        }
+    }
+    if m.sound(&["power.settle_ms", "power.restore_ms"])
+        && power.settle_after > 0
+        && power.settle < power.restore
+    {
+        warnings.push(m.about(
+            "power.settle_ms",
+            "is shorter than restore_ms: repeated outages would shorten the wait",
+            "raise it, or set settle_after = 0",
+        ));
+    }
+    power
+}
+
+fn store(m: &Merged) -> StoreSettings {
+    let days = m.maybe_int("store.keep_days");
+    StoreSettings {
+        commit_window: Duration::from_millis(m.int("store.commit_window_ms")),
+        batch_rows: size(m.int("store.batch_rows")),
+        keep_days: days.map(|d| u32::try_from(d).unwrap_or(u32::MAX)),
+        max_bytes: m.maybe_int("store.max_bytes"),
+        index: m.bool("store.index"),
+        remember_ids: m.int("store.remember_ids"),
+    }
+}
+
+fn ingest(m: &mut Merged) -> IngestSettings {
+    let ingest = IngestSettings {
+        max_line_bytes: size(m.int("ingest.max_line_bytes")),
+        max_clients: size(m.int("ingest.max_clients")),
+        queue_bytes: size(m.int("ingest.queue_bytes")),
+    };
+    if m.sound(&["ingest.max_line_bytes", "ingest.queue_bytes"])
+        && ingest.queue_bytes < ingest.max_line_bytes
+    {
+        m.complain_of_two(
+            "ingest.queue_bytes",
+            "ingest.max_line_bytes",
+            format!(
+                "{} cannot hold one line of max_line_bytes ({})",
+                ingest.queue_bytes, ingest.max_line_bytes
+            ),
+            "raise it, or lower max_line_bytes",
+        );
+    }
+    ingest
+}
+
+/// Ranges keep every size below what the smallest target can count.
+fn size(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+fn databases(m: &mut Merged, gateway: &GatewaySettings) -> Vec<DatabaseSettings> {
+    let mut found: Vec<DatabaseSettings> = Vec::new();
+    for entry in m.databases.clone() {
+        match database(&entry, &found, gateway) {
+            Ok(database) => found.push(database),
+            Err((what, remedy)) => {
+                let at = entry.keys.get("path").map_or(&entry.origin, |e| &e.origin);
+                m.problems.push(Problem {
+                    place: at.place(),
+                    key: "database.path".to_owned(),
+                    what,
+                    remedy: remedy.to_owned(),
+                });
+            }
+        }
+    }
+    found.sort_by_key(|d| std::cmp::Reverse(d.priority));
+    found
+}
+
+fn database(
+    entry: &DatabaseEntry,
+    before: &[DatabaseSettings],
+    gateway: &GatewaySettings,
+) -> Result<DatabaseSettings, (String, &'static str)> {
+    let text = |name: &str| match entry.keys.get(name).map(|e| &e.value) {
+        Some(Value::Text(t)) => Some(t.clone()),
+        _ => None,
+    };
+    let priority = match entry.keys.get("priority").map(|e| &e.value) {
+        Some(Value::Int(n)) => i32::try_from(*n).unwrap_or(i32::MAX),
+        _ => DEFAULT_PRIORITY,
+    };
+    let Some(path) = text("path").map(PathBuf::from) else {
+        return Err(("is missing".to_owned(), "add the database's path"));
+    };
+    let shown = path.display();
+    if before.iter().any(|d| d.path == path) {
+        return Err((format!("{shown} is named twice"), "keep one of the two"));
+    }
+    if path.starts_with(&gateway.data_dir) || path.starts_with(&gateway.run_dir) {
+        return Err((
+            format!("{shown} lies in the agent's own directories"),
+            "remove it: the agent's own databases are guarded as they are",
+        ));
+    }
+    Ok(DatabaseSettings {
+        path,
+        priority,
+        unit: text("unit"),
+    })
+}
+
+/// As the table of keys says.
+pub(super) const DEFAULT_PRIORITY: i32 = 50;

@@ -1,0 +1,113 @@
+//! Directories, file systems, free space, other people's databases.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::fs::{Access, StatVfsMountFlags, access, statfs, statvfs};
+
+use crate::guard::freeze_refusal;
+
+use super::{Check, Patient};
+
+const TMPFS_MAGIC: i64 = 0x0102_1994;
+/// Under this much free space nothing good can be said.
+const LEAST_FREE: u64 = 64 << 20;
+
+pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
+    let gateway = &p.settings.gateway;
+    directory("data_dir", &gateway.data_dir, out);
+    directory("run_dir", &gateway.run_dir, out);
+    if let Ok(s) = statfs(&gateway.run_dir)
+        && s.f_type != TMPFS_MAGIC
+    {
+        out.push(Check::warn(
+            "run_dir",
+            "is not on a tmpfs: the lock and sockets lie on the medium that may be frozen",
+            "put gateway.run_dir under /run",
+        ));
+    }
+    mount(p, out);
+    space(p, out);
+    for d in &p.settings.databases {
+        let shown = d.path.display().to_string();
+        match fs::metadata(&d.path) {
+            Ok(m) if m.is_file() => out.push(Check::ok("database", shown)),
+            Ok(_) => out.push(Check::bad(
+                "database",
+                format!("{shown} is not a file"),
+                "correct its path",
+            )),
+            Err(e) => out.push(Check::warn(
+                "database",
+                format!("{shown}: {e}"),
+                "correct its path, or start its application",
+            )),
+        }
+    }
+}
+
+fn directory(name: &str, dir: &Path, out: &mut Vec<Check>) {
+    let shown = dir.display();
+    if let Err(e) = fs::metadata(dir) {
+        out.push(Check::warn(
+            name,
+            format!("{shown}: {e}"),
+            "the agent makes it when it starts",
+        ));
+    } else if let Err(e) = access(dir, Access::WRITE_OK | Access::EXEC_OK) {
+        out.push(Check::bad(
+            name,
+            format!("{shown} cannot be written: {e}"),
+            "remount it read-write, or give the agent's user the right",
+        ));
+    } else {
+        out.push(Check::ok(name, shown.to_string()));
+    }
+}
+
+fn mount(p: &Patient<'_>, out: &mut Vec<Check>) {
+    let dir = &p.settings.gateway.data_dir;
+    if !dir.exists() {
+        return;
+    }
+    match freeze_refusal(dir) {
+        None => out.push(Check::ok("freeze", "data_dir is a mount of its own")),
+        Some(why) => out.push(Check::warn(
+            "freeze",
+            format!("{why}: parking cannot freeze it, others may write on"),
+            "put data_dir on a partition of its own",
+        )),
+    }
+    if let Ok(s) = statvfs(dir)
+        && !s.f_flag.contains(StatVfsMountFlags::NOATIME)
+    {
+        out.push(Check::warn(
+            "mount",
+            "data_dir's file system is mounted without noatime: reading writes",
+            "add noatime in /etc/fstab",
+        ));
+    }
+}
+
+fn space(p: &Patient<'_>, out: &mut Vec<Check>) {
+    let gateway = &p.settings.gateway;
+    let Ok(s) = statvfs(&gateway.data_dir) else {
+        return;
+    };
+    let free = s.f_bavail * s.f_frsize;
+    let store = fs::metadata(gateway.store_path()).map_or(0, |m| m.len());
+    let mb = |b: u64| b / 1_000_000;
+    let found = format!("{} MB free, the store takes {} MB", mb(free), mb(store));
+    let remedy = "set store.keep_days or store.max_bytes, or use a larger card";
+    if free < LEAST_FREE {
+        out.push(Check::bad("space", found, remedy));
+    } else if free < 2 * store {
+        out.push(Check::warn(
+            "space",
+            format!("{found}: repair needs twice its size"),
+            remedy,
+        ));
+    } else {
+        out.push(Check::ok("space", found));
+    }
+}

@@ -1,0 +1,108 @@
+//! What on this gateway would make holdup's promises false, and what to do about it.
+//!
+//! It looks and never changes anything. What it cannot see it says, instead of calling it well.
+
+mod data;
+mod rights;
+mod supply;
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::agent::Status;
+use crate::config::{Loaded, Settings};
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// A promise is weaker than it could be.
+    Warn,
+    /// A promise does not hold.
+    Bad,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Bad => "BAD",
+        })
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What.
+    pub name: String,
+    /// How it is.
+    pub level: Level,
+    /// What was seen.
+    pub found: String,
+    /// What to do; empty when nothing.
+    pub remedy: String,
+}
+
+impl Check {
+    fn ok(name: &str, found: impl Into<String>) -> Self {
+        Self {
+            name: name.to_owned(),
+            level: Level::Ok,
+            found: found.into(),
+            remedy: String::new(),
+        }
+    }
+
+    fn warn(name: &str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            name: name.to_owned(),
+            level: Level::Warn,
+            found: found.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    fn bad(name: &str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            level: Level::Bad,
+            ..Self::warn(name, found, remedy)
+        }
+    }
+}
+
+/// What the checks look at.
+#[derive(Debug)]
+struct Patient<'a> {
+    settings: &'a Settings,
+    /// The running agent's status; `None` when none runs.
+    agent: Option<&'a Status>,
+}
+
+/// Looks at everything.
+pub fn examine(loaded: &Loaded, agent: Option<&Status>) -> Vec<Check> {
+    let patient = Patient {
+        settings: &loaded.settings,
+        agent,
+    };
+    let files: Vec<_> = loaded
+        .files
+        .iter()
+        .map(|f| f.display().to_string())
+        .collect();
+    let mut checks = vec![Check::ok("config", files.join(", "))];
+    checks.extend(
+        loaded
+            .warnings
+            .iter()
+            .map(|w| Check::warn("config", w.to_string(), "see `holdup config show`")),
+    );
+    supply::checks(&patient, &mut checks);
+    data::checks(&patient, &mut checks);
+    rights::checks(&patient, &mut checks);
+    checks
+}

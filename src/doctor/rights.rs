@@ -1,0 +1,73 @@
+//! What the agent's process may do: real-time priority, locked memory, freeze, power off.
+
+use std::fs;
+
+use super::{Check, Patient};
+
+// <linux/capability.h>
+const IPC_LOCK: u32 = 14;
+const SYS_ADMIN: u32 = 21;
+const SYS_BOOT: u32 = 22;
+const SYS_NICE: u32 = 23;
+
+pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
+    // The agent's own rights where one runs, else those of whoever asks.
+    let pid = p
+        .agent
+        .map_or_else(|| "self".to_owned(), |s| s.pid.to_string());
+    let Some(caps) = effective(&pid) else {
+        out.push(Check::warn(
+            "rights",
+            format!("cannot read /proc/{pid}/status"),
+            "run `holdup doctor` as root",
+        ));
+        return;
+    };
+    let has = |cap: u32| caps & (1 << cap) != 0;
+    let mut check = |name: &str, held: bool, what: &str, cap: &str| {
+        out.push(if held {
+            Check::ok(name, what)
+        } else {
+            Check::warn(
+                name,
+                format!("no right to: {what}"),
+                format!("give the service {cap}"),
+            )
+        });
+    };
+    let realtime = p.agent.map_or(has(SYS_NICE), |s| s.realtime);
+    check(
+        "real-time",
+        realtime,
+        "run guard and plan before everything else",
+        "CAP_SYS_NICE",
+    );
+    check(
+        "memory",
+        has(IPC_LOCK),
+        "lock the guard's memory",
+        "CAP_IPC_LOCK",
+    );
+    if !p.settings.board.is_sim() {
+        check(
+            "freeze",
+            has(SYS_ADMIN),
+            "freeze and thaw the data file system",
+            "CAP_SYS_ADMIN",
+        );
+        if p.settings.power.allow_poweroff {
+            check(
+                "power-off",
+                has(SYS_BOOT),
+                "power the machine off",
+                "CAP_SYS_BOOT",
+            );
+        }
+    }
+}
+
+fn effective(pid: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let hex = status.lines().find_map(|l| l.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(hex.trim(), 16).ok()
+}

@@ -1,0 +1,114 @@
+//! The agent, the board, the lines and their levels, the hold-up time.
+
+use crate::agent::Status;
+use crate::board;
+
+use super::{Check, Patient};
+
+pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
+    match p.agent {
+        Some(s) => agent(s, out),
+        None => out.push(Check::bad(
+            "agent",
+            format!("none runs for {}", p.settings.gateway.run_dir.display()),
+            "start it: `systemctl start holdup`, or `holdup run`",
+        )),
+    }
+    let b = &p.settings.board;
+    if b.is_sim() {
+        out.push(Check::warn(
+            "board",
+            format!("{} is simulated: no real loss of power is seen", b.name),
+            "set power.board to the board that this is",
+        ));
+    } else {
+        out.push(Check::ok("board", b.name.clone()));
+    }
+    lines(p, out);
+    match p.settings.power.holdup {
+        Some(d) => out.push(Check::ok("hold-up", format!("{} ms", d.as_millis()))),
+        None => out.push(Check::bad(
+            "hold-up",
+            "power.holdup_ms is not set",
+            "measure how long the supply lasts under load and set power.holdup_ms",
+        )),
+    }
+}
+
+fn agent(s: &Status, out: &mut Vec<Check>) {
+    let found = format!(
+        "pid {}, supply {}, readiness {}",
+        s.pid, s.supply, s.readiness
+    );
+    match s.readiness.as_str() {
+        "Ready" => out.push(Check::ok("agent", found)),
+        "AtRisk" => out.push(Check::warn("agent", found, s.advice.join("; "))),
+        _ => out.push(Check::bad("agent", found, s.advice.join("; "))),
+    }
+}
+
+fn lines(p: &Patient<'_>, out: &mut Vec<Check>) {
+    if let Some(s) = p.agent {
+        let found = match (&s.gpio.chip, s.gpio.line, &s.gpio.error) {
+            (Some(chip), Some(line), _) => format!("{chip} line {line}, ABI {}", s.gpio.abi),
+            (Some(chip), None, _) => format!("{chip}, ABI {}", s.gpio.abi),
+            (None, _, Some(why)) => {
+                out.push(Check::bad(
+                    "power_fail",
+                    why.clone(),
+                    "check power.board and the wiring",
+                ));
+                return;
+            }
+            (None, _, None) => "not wired".to_owned(),
+        };
+        out.push(Check::ok(
+            "power_fail",
+            format!("held by the agent: {found}; supply {}", s.supply),
+        ));
+        return;
+    }
+    if p.settings.board.is_sim() {
+        return;
+    }
+    let read = board::open_inputs(&p.settings.board).and_then(|mut inputs| inputs.levels());
+    let levels = match read {
+        Ok(levels) => levels,
+        Err(e) => {
+            let why = crate::agent::explain(&e);
+            out.push(Check::bad(
+                "lines",
+                why,
+                "check power.board, [board.*] and the wiring",
+            ));
+            return;
+        }
+    };
+    match levels.power_fail {
+        None => out.push(Check::bad(
+            "power_fail",
+            "the board has no such line",
+            "name it under [board.power_fail]",
+        )),
+        Some(true) => out.push(Check::bad(
+            "power_fail",
+            "reads lost now",
+            "if power is good, check its wiring, active level and bias",
+        )),
+        Some(false) => out.push(Check::ok("power_fail", "reads good")),
+    }
+    for (name, level) in [
+        ("brownout", levels.brownout),
+        ("battery_low", levels.battery_low),
+    ] {
+        match level {
+            None => {}
+            Some(true) => out.push(Check::warn(
+                name,
+                "reads low now",
+                "check the supply and the wiring",
+            )),
+            Some(false) => out.push(Check::ok(name, "reads good")),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! A database as the plan sees it: the agent's own, or another application's.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// One database in status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DatabaseView {
+    /// The file.
+    pub path: String,
+    /// `own` or `guarded`.
+    pub role: &'static str,
+    /// Higher goes first.
+    pub priority: i32,
+    /// Frames in its WAL; `None` where nobody has it open.
+    pub wal_frames: Option<u32>,
+    /// What is known about it, in words.
+    pub state: String,
+}
+
+/// What the plan does with a database. Called from the plan thread only.
+pub trait GuardedDatabase: Send + fmt::Debug {
+    /// The file's name, for records.
+    fn name(&self) -> &str;
+    /// Higher goes first.
+    fn priority(&self) -> i32;
+    /// Frames that a checkpoint would have to move now.
+    fn frames(&self) -> u32;
+    /// The first lost edge: commit what was taken, without waiting for more. Does not wait.
+    fn settle(&mut self);
+    /// Makes everything that was acknowledged or committed durable, in about `left`.
+    fn commit(&mut self, left: Duration) -> Result<(), String>;
+    /// Moves the WAL into the database, in about `left`; how many frames. Other writers stay
+    /// out until [`Self::release`].
+    fn checkpoint(&mut self, left: Duration) -> Result<u32, String>;
+    /// A checkpoint while service goes on.
+    fn checkpoint_early(&mut self);
+    /// The outage is over: let other writers in again.
+    fn release(&mut self);
+    /// For status. Must not touch the data file system: it is asked while that is frozen.
+    fn view(&self) -> DatabaseView;
+}

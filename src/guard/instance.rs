@@ -1,0 +1,153 @@
+//! One agent at a time: the lock in `run_dir`.
+//!
+//! It lives on a tmpfs and is taken before anything is thawed, so that a second agent cannot
+//! open the databases of a parked one. A holder that was killed while the data file system was
+//! frozen cannot die before the thaw and keeps its lock: with SIGKILL pending it counts as dead.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::clock::{Clock, SystemClock};
+
+use super::machine::Machine;
+
+/// The lock, held until dropped.
+#[derive(Debug)]
+pub struct Instance {
+    _file: File,
+}
+
+/// Why the agent may not run.
+#[derive(Debug, thiserror::Error)]
+pub enum InstanceError {
+    /// Another one runs.
+    #[error(
+        "another holdup (pid {pid}) runs with {}; stop it first, or give this one a run_dir of its own",
+        lock.display()
+    )]
+    Running {
+        /// Its process id as it wrote it.
+        pid: String,
+        /// The lock.
+        lock: PathBuf,
+    },
+    /// The lock cannot be made.
+    #[error("cannot {what} {}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl Instance {
+    /// Takes the lock, then thaws what an earlier agent left frozen; `true` when it had.
+    pub fn take(run_dir: &Path, machine: &dyn Machine) -> Result<(Self, bool), InstanceError> {
+        let path = run_dir.join("holdup.lock");
+        let io = |what| {
+            let path = path.clone();
+            move |source| InstanceError::Io { what, path, source }
+        };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(io("open"))?;
+        let mut thawed = false;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut pid = String::new();
+            file.read_to_string(&mut pid).map_err(io("read"))?;
+            let pid = pid.trim().to_owned();
+            if !is_dying(&pid) {
+                return Err(InstanceError::Running { pid, lock: path });
+            }
+            log::warn!("an earlier holdup (pid {pid}) was killed while parked; thawing for it");
+            thawed = machine
+                .thaw()
+                .map_err(io("thaw the data file system for"))?;
+            if !wait_for_lock(&file) {
+                return Err(InstanceError::Running { pid, lock: path });
+            }
+        }
+        thawed |= machine
+            .thaw()
+            .map_err(io("thaw the data file system for"))?;
+        file.set_len(0).map_err(io("write"))?;
+        file.rewind().map_err(io("write"))?;
+        writeln!(file, "{}", std::process::id()).map_err(io("write"))?;
+        Ok((Self { _file: file }, thawed))
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "flock has no time-out; the holder dies within milliseconds of the thaw"
+)]
+fn wait_for_lock(file: &File) -> bool {
+    let clock = SystemClock;
+    let end = clock.mono() + Duration::from_secs(10);
+    loop {
+        if flock(file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return true;
+        }
+        if clock.mono() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Is SIGKILL pending for that process?
+fn is_dying(pid: &str) -> bool {
+    const SIGKILL: u64 = 1 << (9 - 1);
+    if pid.is_empty() || !pid.bytes().all(|b| b.is_ascii_digit()) {
+        return false;
+    }
+    let pending = |status: String| {
+        status
+            .lines()
+            .filter_map(|l| {
+                l.strip_prefix("SigPnd:")
+                    .or_else(|| l.strip_prefix("ShdPnd:"))
+            })
+            .filter_map(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+            .any(|bits| bits & SIGKILL != 0)
+    };
+    // A thread in an uninterruptible sleep shows the signal that the process got.
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(pending)
+        || tasks
+            .filter_map(|t| fs::read_to_string(t.path().join("status")).ok())
+            .any(pending)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::SimMachine;
+
+    #[test]
+    fn a_second_agent_is_refused_and_told_who_holds_the_lock() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let (first, _) = Instance::take(dir.path(), &SimMachine).expect("first");
+        let e = Instance::take(dir.path(), &SimMachine).expect_err("second");
+        assert!(
+            e.to_string().contains(&std::process::id().to_string()),
+            "{e}"
+        );
+        drop(first);
+        Instance::take(dir.path(), &SimMachine).expect("after the first has gone");
+    }
+}

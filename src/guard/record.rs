@@ -1,0 +1,625 @@
+//! The outage record: what the next boot, and an auditor, can say about the last loss of power.
+//!
+//! A ring of 4 KiB blocks, written with zeros once, so that a mark is a single write without a
+//! journal. Each block is a header (magic, length, CRC-32) and one JSON object that a person can
+//! read with `strings`. Per outage: a begin mark when the plan starts, an end mark when
+//! everything acknowledged is durable, a resumed mark after the thaw with the times that came
+//! later. A begin without an end was cut; an end after the deadline was late; an agent that
+//! never wrote "stopped" and began no outage was never told.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{Mono, Wall};
+use crate::durable::{BlockFile, DurableError, Medium};
+
+const MAGIC: &[u8; 8] = b"HOLDUP1\n";
+const HEADER: usize = 16;
+/// Block 0 says that a session began, block 1 that it was stopped.
+const SESSION: u32 = 0;
+const STOPPED: u32 = 1;
+const FIRST: u32 = 2;
+/// Marks per outage: begin, end, resumed.
+const MARKS: u32 = 3;
+/// Outages that are kept.
+const KEPT: u32 = 32;
+
+/// One block's bytes.
+pub(super) type Block = [u8; BlockFile::BLOCK];
+
+/// A record that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The file cannot be made, read or written.
+    #[error(transparent)]
+    Durable(#[from] DurableError),
+}
+
+/// How an outage ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// Everything was durable before the hold-up time was over.
+    Clean,
+    /// Everything was durable, after the hold-up time was over.
+    Late,
+    /// The supply went while the plan ran.
+    Cut,
+    /// The gateway went down without any sign of a loss.
+    NeverAnnounced,
+}
+
+/// One step as it went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepReport<'a> {
+    /// Which.
+    pub step: Cow<'a, str>,
+    /// Of which database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<Cow<'a, str>>,
+    /// When it began, in microseconds after the first lost edge.
+    pub at_us: u64,
+    /// What it took, in microseconds; for a dropped step what it would have needed.
+    pub took_us: u64,
+    /// `done`, `dropped`, `skipped` or `failed`.
+    pub outcome: Cow<'a, str>,
+    /// Why, unless it was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Cow<'a, str>>,
+}
+
+/// What one mark says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(super) enum Mark<'a> {
+    Session {
+        session: u64,
+        boot: Cow<'a, str>,
+        gateway: Cow<'a, str>,
+        pid: u32,
+        wall_ms: i64,
+    },
+    Stopped {
+        session: u64,
+        wall_ms: i64,
+    },
+    Begin {
+        n: u64,
+        session: u64,
+        boot: Cow<'a, str>,
+        cause: Cow<'a, str>,
+        wall_ms: i64,
+        lost_at_ns: u64,
+        deadline_ns: u64,
+    },
+    End {
+        n: u64,
+        at_ns: u64,
+        quiet_us: Option<u64>,
+        durable_us: Option<u64>,
+        steps: Vec<StepReport<'a>>,
+    },
+    Resumed {
+        n: u64,
+        at_ns: u64,
+        parked_us: u64,
+        steps: Vec<StepReport<'a>>,
+    },
+}
+
+/// The last outage, for status and log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LastOutage {
+    /// `power_fail`, `battery_low`, `power_cut` (nothing was announced) or `agent_died`.
+    pub kind: String,
+    /// How it ended.
+    pub ended: Ended,
+    /// When it began, RFC 3339; empty when nobody saw.
+    pub at: String,
+    /// From the first lost edge until nobody wrote any more.
+    pub edge_to_quiet_ms: Option<f64>,
+    /// From the first lost edge until everything was durable.
+    pub edge_to_durable_ms: Option<f64>,
+    /// The plan's steps.
+    pub steps: Vec<StepReport<'static>>,
+    /// Service went on without a reboot.
+    pub resumed: bool,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct OutageRecord {
+    next: u64,
+    session: u64,
+    boot: String,
+}
+
+impl OutageRecord {
+    /// Opens or makes the record at `path`, tells how the last session's last outage ended, and
+    /// notes that a new session begins.
+    pub fn open(
+        medium: &Medium,
+        path: &Path,
+        gateway: &str,
+        boot: &str,
+        now: Wall,
+    ) -> Result<(Self, BlockFile, Option<LastOutage>), RecordError> {
+        let file = BlockFile::open(medium, path, FIRST + KEPT * MARKS)?;
+        let mut marks = Vec::new();
+        for index in 0..file.blocks() {
+            // A block that does not check is a mark that was cut, or was never written.
+            marks.extend(decode(&file.read(index)?));
+        }
+        let last = verdict(&marks, boot);
+        let session = marks
+            .iter()
+            .filter_map(|m| match m {
+                Mark::Session { session, .. } => Some(*session),
+                Mark::Stopped { .. }
+                | Mark::Begin { .. }
+                | Mark::End { .. }
+                | Mark::Resumed { .. } => None,
+            })
+            .max()
+            .unwrap_or(0)
+            + 1;
+        let next = marks
+            .iter()
+            .filter_map(outage_of)
+            .max()
+            .map_or(1, |n| n + 1);
+        let record = Self {
+            next,
+            session,
+            boot: boot.to_owned(),
+        };
+        let mark = Mark::Session {
+            session,
+            boot: boot.into(),
+            gateway: gateway.into(),
+            pid: std::process::id(),
+            wall_ms: now.as_millis(),
+        };
+        let mut block = [0; BlockFile::BLOCK];
+        encode(&mark, &mut block);
+        file.write(medium, SESSION, &block)?;
+        Ok((record, file, last))
+    }
+
+    /// Fills `block` with the begin mark of a new outage; answers where it goes.
+    pub(super) fn begin(
+        &mut self,
+        block: &mut Block,
+        cause: &str,
+        wall: Wall,
+        lost_at: Mono,
+        deadline: Mono,
+    ) -> u32 {
+        let n = self.next;
+        self.next += 1;
+        let mark = Mark::Begin {
+            n,
+            session: self.session,
+            boot: self.boot.as_str().into(),
+            cause: cause.into(),
+            wall_ms: wall.as_millis(),
+            lost_at_ns: lost_at.as_nanos(),
+            deadline_ns: deadline.as_nanos(),
+        };
+        encode(&mark, block);
+        place(n, 0)
+    }
+
+    /// Fills `block` with the end mark of the outage that was begun last.
+    pub(super) fn end(
+        &self,
+        block: &mut Block,
+        at: Mono,
+        quiet_us: Option<u64>,
+        durable_us: Option<u64>,
+        steps: Vec<StepReport<'_>>,
+    ) -> u32 {
+        let n = self.next - 1;
+        encode(
+            &Mark::End {
+                n,
+                at_ns: at.as_nanos(),
+                quiet_us,
+                durable_us,
+                steps,
+            },
+            block,
+        );
+        place(n, 1)
+    }
+
+    /// Fills `block` with the resumed mark of the outage that was begun last.
+    pub(super) fn resumed(
+        &self,
+        block: &mut Block,
+        at: Mono,
+        parked_us: u64,
+        steps: Vec<StepReport<'_>>,
+    ) -> u32 {
+        let n = self.next - 1;
+        encode(
+            &Mark::Resumed {
+                n,
+                at_ns: at.as_nanos(),
+                parked_us,
+                steps,
+            },
+            block,
+        );
+        place(n, 2)
+    }
+
+    /// Fills `block` with the place of the stopped mark, not stopped: a write that costs what a
+    /// mark costs and says nothing new.
+    pub(super) fn not_stopped(&self, block: &mut Block, now: Wall) -> u32 {
+        encode(
+            &Mark::Stopped {
+                session: 0,
+                wall_ms: now.as_millis(),
+            },
+            block,
+        );
+        STOPPED
+    }
+
+    /// Fills `block` with the mark of an orderly end.
+    pub(super) fn stopped(&self, block: &mut Block, now: Wall) -> u32 {
+        encode(
+            &Mark::Stopped {
+                session: self.session,
+                wall_ms: now.as_millis(),
+            },
+            block,
+        );
+        STOPPED
+    }
+}
+
+/// Reads the last outage without opening the record for writing, for `holdup status` when no
+/// agent runs. `None`: no record, or nothing in it.
+pub fn read_last(path: &Path, boot: &str) -> std::io::Result<Option<LastOutage>> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let marks: Vec<_> = bytes
+        .as_chunks::<{ BlockFile::BLOCK }>()
+        .0
+        .iter()
+        .filter_map(decode)
+        .collect();
+    Ok(verdict(&marks, boot))
+}
+
+fn place(n: u64, mark: u32) -> u32 {
+    FIRST + (n % u64::from(KEPT)) as u32 * MARKS + mark
+}
+
+fn outage_of(mark: &Mark<'_>) -> Option<u64> {
+    match mark {
+        Mark::Begin { n, .. } | Mark::End { n, .. } | Mark::Resumed { n, .. } => Some(*n),
+        Mark::Session { .. } | Mark::Stopped { .. } => None,
+    }
+}
+
+/// How the last session ended, and its last outage.
+fn verdict(marks: &[Mark<'_>], boot: &str) -> Option<LastOutage> {
+    let session = marks.iter().find_map(|m| match m {
+        Mark::Session { session, boot, .. } => Some((*session, boot.clone())),
+        Mark::Stopped { .. } | Mark::Begin { .. } | Mark::End { .. } | Mark::Resumed { .. } => None,
+    });
+    let last = last_announced(marks);
+    let Some((session, session_boot)) = session else {
+        return last.map(|(_, o)| o);
+    };
+    let stopped = marks
+        .iter()
+        .any(|m| matches!(m, Mark::Stopped { session: s, .. } if *s == session));
+    match last {
+        // The last session ended in this outage, or ended in order after it.
+        Some((of, outage)) if stopped || (of == session && !outage.resumed) => Some(outage),
+        other if stopped => other.map(|(_, o)| o),
+        // It served on, and then was gone.
+        _ => Some(LastOutage {
+            kind: if session_boot == boot {
+                "agent_died"
+            } else {
+                "power_cut"
+            }
+            .to_owned(),
+            ended: Ended::NeverAnnounced,
+            at: String::new(),
+            edge_to_quiet_ms: None,
+            edge_to_durable_ms: None,
+            steps: Vec::new(),
+            resumed: false,
+        }),
+    }
+}
+
+/// The newest outage that has a begin mark, with its session.
+fn last_announced(marks: &[Mark<'_>]) -> Option<(u64, LastOutage)> {
+    let (n, session, cause, wall_ms, deadline_ns) = marks
+        .iter()
+        .filter_map(|m| match m {
+            Mark::Begin {
+                n,
+                session,
+                cause,
+                wall_ms,
+                deadline_ns,
+                ..
+            } => Some((*n, *session, cause, *wall_ms, *deadline_ns)),
+            Mark::Session { .. }
+            | Mark::Stopped { .. }
+            | Mark::End { .. }
+            | Mark::Resumed { .. } => None,
+        })
+        .max_by_key(|(n, ..)| *n)?;
+    let mut outage = LastOutage {
+        kind: cause.clone().into_owned(),
+        ended: Ended::Cut,
+        at: Wall::from_millis(wall_ms).to_string(),
+        edge_to_quiet_ms: None,
+        edge_to_durable_ms: None,
+        steps: Vec::new(),
+        resumed: false,
+    };
+    for mark in marks.iter().filter(|m| outage_of(m) == Some(n)) {
+        match mark {
+            Mark::End {
+                at_ns,
+                quiet_us,
+                durable_us,
+                steps,
+                ..
+            } => {
+                outage.ended = if *at_ns <= deadline_ns {
+                    Ended::Clean
+                } else {
+                    Ended::Late
+                };
+                outage.edge_to_quiet_ms = quiet_us.map(millis);
+                outage.edge_to_durable_ms = durable_us.map(millis);
+                outage
+                    .steps
+                    .splice(0..0, steps.iter().map(StepReport::to_owned_report));
+            }
+            Mark::Resumed { steps, .. } => {
+                outage.resumed = true;
+                outage
+                    .steps
+                    .extend(steps.iter().map(StepReport::to_owned_report));
+            }
+            Mark::Session { .. } | Mark::Stopped { .. } | Mark::Begin { .. } => {}
+        }
+    }
+    Some((session, outage))
+}
+
+/// Microseconds as milliseconds.
+pub(super) fn millis(us: u64) -> f64 {
+    us as f64 / 1000.0
+}
+
+impl StepReport<'_> {
+    /// The same, owning its texts.
+    pub fn to_owned_report(&self) -> StepReport<'static> {
+        let own = |s: &Cow<'_, str>| Cow::Owned(s.clone().into_owned());
+        StepReport {
+            step: own(&self.step),
+            database: self.database.as_ref().map(own),
+            at_us: self.at_us,
+            took_us: self.took_us,
+            outcome: own(&self.outcome),
+            why: self.why.as_ref().map(own),
+        }
+    }
+}
+
+/// Writes `mark` into `block`. One that does not fit (many databases with long names) loses its
+/// steps, not its times.
+fn encode(mark: &Mark<'_>, block: &mut Block) {
+    let write = |mark: &Mark<'_>, block: &mut Block| -> Option<usize> {
+        let mut room = &mut block[HEADER..];
+        let size = room.len();
+        serde_json::to_writer(&mut room, mark).ok()?;
+        Some(size - room.len())
+    };
+    block.fill(0);
+    let len = write(mark, block).or_else(|| {
+        block.fill(0);
+        let mut short = mark.clone();
+        if let Mark::End { steps, .. } | Mark::Resumed { steps, .. } = &mut short {
+            steps.clear();
+        }
+        write(&short, block)
+    });
+    let len = len.unwrap_or(0);
+    let crc = crc32fast::hash(&block[HEADER..HEADER + len]);
+    block[..8].copy_from_slice(MAGIC);
+    block[8..12].copy_from_slice(&(len as u32).to_le_bytes());
+    block[12..16].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn decode(block: &Block) -> Option<Mark<'static>> {
+    if &block[..8] != MAGIC {
+        return None;
+    }
+    let word =
+        |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+    let payload = block.get(HEADER..HEADER + usize::try_from(word(8)).ok()?)?;
+    if crc32fast::hash(payload) != word(12) {
+        return None;
+    }
+    serde_json::from_slice(payload).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct World {
+        home: tempfile::TempDir,
+        medium: Medium,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let home = tempfile::tempdir().expect("temp dir");
+            let medium = Medium::open(home.path()).expect("medium");
+            Self { home, medium }
+        }
+
+        fn boot(&self, boot: &str) -> (OutageRecord, BlockFile, Option<LastOutage>) {
+            let path = self.home.path().join("outage.rec");
+            OutageRecord::open(&self.medium, &path, "g1", boot, Wall::from_millis(0)).expect("open")
+        }
+
+        fn begin(&self, r: &mut OutageRecord, f: &BlockFile) {
+            let mut b = [0; BlockFile::BLOCK];
+            let at = r.begin(
+                &mut b,
+                "power_fail",
+                Wall::from_millis(1_767_225_600_000),
+                Mono::from_nanos(10),
+                Mono::from_nanos(1000),
+            );
+            f.write(&self.medium, at, &b).expect("write");
+        }
+
+        fn end(&self, r: &OutageRecord, f: &BlockFile, at_ns: u64) {
+            let mut b = [0; BlockFile::BLOCK];
+            let step = StepReport {
+                step: "commit".into(),
+                database: Some("edge_store.db".into()),
+                at_us: 1,
+                took_us: 2,
+                outcome: "done".into(),
+                why: None,
+            };
+            let at = r.end(
+                &mut b,
+                Mono::from_nanos(at_ns),
+                Some(1500),
+                Some(2500),
+                vec![step],
+            );
+            f.write(&self.medium, at, &b).expect("write");
+        }
+    }
+
+    #[test]
+    fn the_next_boot_says_clean_late_or_cut() {
+        for (end, ended) in [
+            (Some(900), Ended::Clean),
+            (Some(1100), Ended::Late),
+            (None, Ended::Cut),
+        ] {
+            let w = World::new();
+            let (mut r, f, first) = w.boot("a");
+            assert_eq!(first, None);
+            w.begin(&mut r, &f);
+            if let Some(ns) = end {
+                w.end(&r, &f, ns);
+            }
+            let last = w.boot("b").2.expect("an outage");
+            assert_eq!((last.kind.as_str(), last.ended), ("power_fail", ended));
+            assert_eq!(last.edge_to_durable_ms, end.map(|_| 2.5));
+        }
+    }
+
+    #[test]
+    fn a_gateway_that_was_gone_without_a_sign_is_told_apart_from_a_dead_agent() {
+        let w = World::new();
+        drop(w.boot("a"));
+        let last = w.boot("b").2.expect("gone");
+        assert_eq!(
+            (last.kind.as_str(), last.ended),
+            ("power_cut", Ended::NeverAnnounced)
+        );
+        let last = w.boot("b").2.expect("died");
+        assert_eq!(
+            (last.kind.as_str(), last.ended),
+            ("agent_died", Ended::NeverAnnounced)
+        );
+    }
+
+    #[test]
+    fn an_outage_that_was_resumed_is_not_the_end_of_a_session() {
+        let w = World::new();
+        let (mut r, f, _) = w.boot("a");
+        w.begin(&mut r, &f);
+        w.end(&r, &f, 900);
+        let mut b = [0; BlockFile::BLOCK];
+        let at = r.resumed(&mut b, Mono::from_nanos(5000), 4, Vec::new());
+        f.write(&w.medium, at, &b).expect("write");
+        assert_eq!(w.boot("b").2.expect("gone").ended, Ended::NeverAnnounced);
+    }
+
+    #[test]
+    fn a_stopped_session_remembers_its_last_outage() {
+        let w = World::new();
+        let (mut r, f, _) = w.boot("a");
+        w.begin(&mut r, &f);
+        w.end(&r, &f, 900);
+        let mut b = [0; BlockFile::BLOCK];
+        let at = r.stopped(&mut b, Wall::from_millis(1));
+        f.write(&w.medium, at, &b).expect("write");
+        assert_eq!(w.boot("b").2.expect("outage").ended, Ended::Clean);
+    }
+
+    #[test]
+    fn the_ring_keeps_the_newest_and_a_torn_mark_is_no_mark() {
+        let w = World::new();
+        let (mut r, f, _) = w.boot("a");
+        for k in 0..100 {
+            w.begin(&mut r, &f);
+            w.end(&r, &f, if k == 99 { 2000 } else { 900 });
+        }
+        assert_eq!(
+            w.boot("b").2.expect("outage").ended,
+            Ended::Late,
+            "of outage 100"
+        );
+        let mut b = f.read(place(100, 1)).expect("read");
+        assert!(matches!(decode(&b), Some(Mark::End { n: 100, .. })));
+        b[40] ^= 1;
+        assert!(decode(&b).is_none());
+    }
+
+    #[test]
+    fn a_mark_with_too_many_steps_keeps_its_times() {
+        let step = || StepReport {
+            step: "checkpoint".into(),
+            database: Some("x".repeat(200).into()),
+            at_us: 1,
+            took_us: 2,
+            outcome: "done".into(),
+            why: None,
+        };
+        let mut b = [0; BlockFile::BLOCK];
+        encode(
+            &Mark::End {
+                n: 1,
+                at_ns: 7,
+                quiet_us: Some(3),
+                durable_us: Some(4),
+                steps: (0..40).map(|_| step()).collect(),
+            },
+            &mut b,
+        );
+        let Some(Mark::End { at_ns, steps, .. }) = decode(&b) else {
+            panic!("no mark")
+        };
+        assert_eq!((at_ns, steps.len()), (7, 0));
+    }
+}

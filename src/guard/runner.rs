@@ -1,0 +1,442 @@
+//! The plan thread: runs the plan's steps, each of which may block, and tells how each went.
+
+use std::fs;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use heapless::Vec;
+
+use crate::clock::{Clock, Mono};
+use crate::durable::{BlockFile, Gate, Medium};
+use crate::power::{Budget, Cause, StepCost, StepKind};
+
+use super::databases::GuardedDatabase;
+use super::machine::Machine;
+use super::marker::Marker;
+use super::orders::{Orders, order};
+use super::plan::{Decision, Plan, STEPS, Step};
+use super::realtime::{self, Priority};
+use super::record::{Ended, LastOutage, OutageRecord, StepReport, millis};
+use super::shared::{Shared, call};
+
+/// How long the thread sleeps without an order; then it looks at the databases for status.
+const IDLE: Duration = Duration::from_secs(10);
+/// What a step is given when the hold-up time is over but the supply still lives.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What the plan thread is made of.
+#[derive(Debug)]
+pub struct PlanOptions {
+    /// The data file system.
+    pub medium: Arc<Medium>,
+    /// The outage record and its file.
+    pub record: OutageRecord,
+    /// The record's file.
+    pub marks: BlockFile,
+    /// The agent's own databases and the guarded ones.
+    pub databases: std::vec::Vec<Box<dyn GuardedDatabase>>,
+    /// What steps cost on this card.
+    pub budget: Arc<Mutex<Budget>>,
+}
+
+/// The thread's handle.
+#[derive(Debug)]
+pub struct PlanThread {
+    orders: Arc<Orders>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl PlanThread {
+    pub(super) fn start(
+        options: PlanOptions,
+        orders: Arc<Orders>,
+        shared: Arc<Shared>,
+        gate: Arc<Gate>,
+        machine: Arc<dyn Machine>,
+        clock: Arc<dyn Clock>,
+    ) -> io::Result<Self> {
+        let PlanOptions {
+            medium,
+            record,
+            marks,
+            mut databases,
+            budget,
+        } = options;
+        databases.sort_by_key(|d| std::cmp::Reverse(d.priority()));
+        let marker = Marker::start(marks, Arc::clone(&medium), Arc::clone(&clock))?;
+        let theirs = Arc::clone(&orders);
+        let mut runner = Runner {
+            orders: theirs,
+            shared,
+            gate,
+            machine,
+            clock,
+            medium,
+            record,
+            marker,
+            databases,
+            budget,
+            outage: None,
+        };
+        let thread = std::thread::Builder::new()
+            .name("holdup-plan".into())
+            .spawn(move || {
+                if realtime::schedule(Priority::Plan).is_ok() {
+                    runner.shared.count_realtime();
+                }
+                runner.serve();
+            })?;
+        Ok(Self {
+            orders,
+            thread: Some(thread),
+        })
+    }
+
+    pub(super) fn end(&mut self) {
+        self.orders.give(order::EXIT);
+        if let Some(t) = self.thread.take() {
+            t.join().ok();
+        }
+    }
+}
+
+/// How one step went.
+#[derive(Debug, Clone)]
+struct Trace {
+    step: Step,
+    began: Mono,
+    took: Duration,
+    outcome: Outcome,
+}
+
+#[derive(Debug, Clone)]
+enum Outcome {
+    Done,
+    Dropped,
+    Skipped(String),
+    Failed(String),
+}
+
+/// The outage that is going on.
+#[derive(Debug)]
+struct Outage {
+    cause: Cause,
+    lost_at: Mono,
+    parked_at: Mono,
+    frozen: bool,
+    traces: Vec<Trace, STEPS>,
+    /// How many of the traces the end mark told.
+    told: usize,
+    last: LastOutage,
+}
+
+#[derive(Debug)]
+struct Runner {
+    orders: Arc<Orders>,
+    shared: Arc<Shared>,
+    gate: Arc<Gate>,
+    machine: Arc<dyn Machine>,
+    clock: Arc<dyn Clock>,
+    medium: Arc<Medium>,
+    record: OutageRecord,
+    marker: Marker,
+    databases: std::vec::Vec<Box<dyn GuardedDatabase>>,
+    budget: Arc<Mutex<Budget>>,
+    outage: Option<Outage>,
+}
+
+impl Runner {
+    fn serve(&mut self) {
+        self.calibrate();
+        self.publish_databases();
+        loop {
+            let orders = self.orders.take(IDLE);
+            if orders & order::RESUME != 0 {
+                self.resume();
+                self.shared.call(call::RESUMED);
+            }
+            if orders & order::SETTLE != 0 {
+                self.databases.iter_mut().for_each(|d| d.settle());
+            }
+            if orders & order::EARLY != 0 {
+                self.databases.iter_mut().for_each(|d| d.checkpoint_early());
+            }
+            if orders & order::RUN != 0 {
+                let (cause, lost_at, deadline) = self.orders.ordered();
+                self.run(cause, lost_at, deadline);
+                self.shared.call(call::PLAN_DONE);
+            }
+            if orders & order::EXIT != 0 {
+                return;
+            }
+            self.publish_databases();
+        }
+    }
+
+    /// One mark, so that its cost on this card is known before it matters.
+    fn calibrate(&mut self) {
+        let now = self.clock.wall();
+        // An unused slot: the stopped mark of the session before this one.
+        let record = &self.record;
+        self.marker.ask(|block| record.not_stopped(block, now));
+        match self.marker.wait(Duration::from_secs(10)) {
+            Ok(took) => lock(&self.budget).mark.note(took),
+            Err(e) => log::warn!("cannot write the outage record: {e}"),
+        }
+    }
+
+    fn run(&mut self, cause: Cause, lost_at: Mono, deadline: Mono) {
+        let wall = self.clock.wall();
+        let marked = cause != Cause::Stop && {
+            let record = &mut self.record;
+            self.marker
+                .ask(|block| record.begin(block, cause.name(), wall, lost_at, deadline))
+        };
+        let mut outage = Outage {
+            cause,
+            lost_at,
+            parked_at: lost_at,
+            frozen: false,
+            traces: Vec::new(),
+            told: 0,
+            last: LastOutage {
+                kind: cause.name().to_owned(),
+                ended: Ended::Cut,
+                at: wall.to_string(),
+                edge_to_quiet_ms: None,
+                edge_to_durable_ms: None,
+                steps: std::vec::Vec::new(),
+                resumed: false,
+            },
+        };
+        let may_freeze = self.machine.freeze_refusal().is_none();
+        let mut plan = Plan::new(cause, self.databases.len(), may_freeze);
+        while let Some(decision) = plan.next(self.clock.mono(), deadline, |s| self.cost(s)) {
+            let began = self.clock.mono();
+            let (step, outcome, took) = match decision {
+                Decision::Drop(step, cost) => (step, Outcome::Dropped, cost.worst),
+                Decision::Run(step) => {
+                    let outcome = self.step(step, deadline, marked, &mut outage);
+                    (step, outcome, self.clock.mono().since(began))
+                }
+            };
+            if matches!(step, Step::Freeze) && matches!(outcome, Outcome::Done) {
+                outage.frozen = true;
+                lock(&self.budget).write_back.note(took);
+            }
+            outage
+                .traces
+                .push(Trace {
+                    step,
+                    began,
+                    took,
+                    outcome,
+                })
+                .ok();
+        }
+        if let (false, Some(why)) = (cause == Cause::Stop, self.machine.freeze_refusal()) {
+            let outcome = Outcome::Skipped(why.to_owned());
+            let began = self.clock.mono();
+            outage
+                .traces
+                .push(Trace {
+                    step: Step::Freeze,
+                    began,
+                    took: Duration::ZERO,
+                    outcome,
+                })
+                .ok();
+        }
+        outage.parked_at = self.clock.mono();
+        outage.last.steps = self
+            .reports(&outage, 0)
+            .iter()
+            .map(StepReport::to_owned_report)
+            .collect();
+        if cause != Cause::Stop {
+            self.shared.set_last_outage(outage.last.clone());
+            self.outage = Some(outage);
+        }
+    }
+
+    fn step(&mut self, step: Step, deadline: Mono, marked: bool, outage: &mut Outage) -> Outcome {
+        let left = deadline.since(self.clock.mono()).max(GRACE);
+        let done = match step {
+            Step::Commit(n) => self.database(n).commit(left),
+            Step::Checkpoint(n) => self.database(n).checkpoint(left).map(drop),
+            Step::Quiet => {
+                // Never called quiet while someone may still write: without end if need be.
+                while !self.gate.wait_quiet(GRACE) {}
+                outage.last.edge_to_quiet_ms = Some(millis(us(self.clock.mono(), outage.lost_at)));
+                Ok(())
+            }
+            Step::EndMark => self.end_mark(deadline, marked, outage),
+            Step::SyncFs => self.medium.syncfs().map_err(|e| e.to_string()),
+            Step::Freeze => self.machine.freeze().map_err(|e| e.to_string()),
+        };
+        match done {
+            Ok(()) => Outcome::Done,
+            Err(why) => Outcome::Failed(why),
+        }
+    }
+
+    fn end_mark(
+        &mut self,
+        deadline: Mono,
+        marked: bool,
+        outage: &mut Outage,
+    ) -> Result<(), String> {
+        let now = self.clock.mono();
+        let failed = outage
+            .traces
+            .iter()
+            .find_map(|t| match (&t.step, &t.outcome) {
+                (Step::Commit(_), Outcome::Failed(why)) => Some(why.clone()),
+                _ => None,
+            });
+        if failed.is_none() {
+            outage.last.edge_to_durable_ms = Some(millis(us(now, outage.lost_at)));
+        }
+        let left = deadline.since(now).max(GRACE);
+        if outage.cause == Cause::Stop {
+            let wall = self.clock.wall();
+            let record = &self.record;
+            self.marker.ask(|block| record.stopped(block, wall));
+            return self.marker.wait(left).map(drop);
+        }
+        if !marked {
+            return Err("the begin mark could not be asked for".to_owned());
+        }
+        let begin = self.marker.wait(left);
+        if let Ok(took) = begin {
+            lock(&self.budget).mark.note(took);
+        }
+        // What is not durable gets no end mark: the next boot says that the plan was cut.
+        if let Some(why) = failed {
+            return Err(format!("not everything is durable: {why}"));
+        }
+        begin?;
+        let reports = self.reports(outage, 0);
+        let quiet = outage.last.edge_to_quiet_ms.map(|ms| (ms * 1000.0) as u64);
+        let durable = outage
+            .last
+            .edge_to_durable_ms
+            .map(|ms| (ms * 1000.0) as u64);
+        let record = &self.record;
+        self.marker
+            .ask(|block| record.end(block, now, quiet, durable, reports));
+        outage.told = outage.traces.len();
+        let took = self.marker.wait(left)?;
+        lock(&self.budget).mark.note(took);
+        let at = self.clock.mono();
+        outage.last.ended = if at <= deadline {
+            Ended::Clean
+        } else {
+            Ended::Late
+        };
+        Ok(())
+    }
+
+    fn resume(&mut self) {
+        let Some(mut outage) = self.outage.take() else {
+            return;
+        };
+        if outage.frozen {
+            match self.machine.thaw() {
+                Ok(_) => {}
+                Err(e) => log::error!("cannot thaw the data file system: {e}"),
+            }
+        }
+        self.databases.iter_mut().for_each(|d| d.release());
+        let now = self.clock.mono();
+        let parked_us = us(now, outage.parked_at);
+        let reports = self.reports(&outage, outage.told);
+        let record = &self.record;
+        self.marker
+            .ask(|block| record.resumed(block, now, parked_us, reports));
+        if let Err(e) = self.marker.wait(GRACE) {
+            log::error!("cannot write the resumed mark: {e}");
+        }
+        outage.last.resumed = true;
+        self.shared.set_last_outage(outage.last);
+    }
+
+    fn cost(&self, step: Step) -> StepCost {
+        let budget = lock(&self.budget);
+        match step {
+            Step::Commit(_) => budget.cost(StepKind::Commit, 0),
+            Step::Quiet => StepCost {
+                expected: Duration::ZERO,
+                worst: Duration::ZERO,
+            },
+            Step::Checkpoint(n) => {
+                let frames = self.databases.get(usize::from(n)).map_or(0, |d| d.frames());
+                budget.cost(StepKind::Checkpoint, frames)
+            }
+            Step::EndMark => budget.cost(StepKind::Mark, 0),
+            Step::SyncFs | Step::Freeze => {
+                // Dirty pages of all file systems: more than a freeze of one would flush, never
+                // less. Unknown counts as too much.
+                budget.write_back_cost(dirty_bytes().unwrap_or(u64::MAX / 2))
+            }
+        }
+    }
+
+    fn reports(&self, outage: &Outage, from: usize) -> std::vec::Vec<StepReport<'_>> {
+        let report = |t: &Trace| StepReport {
+            step: t.step.name().into(),
+            database: t
+                .step
+                .database()
+                .and_then(|n| self.databases.get(n))
+                .map(|d| d.name().into()),
+            at_us: us(t.began, outage.lost_at),
+            took_us: u64::try_from(t.took.as_micros()).unwrap_or(u64::MAX),
+            outcome: match t.outcome {
+                Outcome::Done => "done",
+                Outcome::Dropped => "dropped",
+                Outcome::Skipped(_) => "skipped",
+                Outcome::Failed(_) => "failed",
+            }
+            .into(),
+            why: match &t.outcome {
+                Outcome::Done => None,
+                Outcome::Dropped => Some("does not fit the hold-up time that is left".into()),
+                Outcome::Skipped(why) | Outcome::Failed(why) => Some(why.clone().into()),
+            },
+        };
+        outage.traces.iter().skip(from).map(report).collect()
+    }
+
+    fn publish_databases(&self) {
+        self.shared
+            .set_databases(self.databases.iter().map(|d| d.view()).collect());
+    }
+
+    fn database(&mut self, n: u8) -> &mut dyn GuardedDatabase {
+        // The plan was made for exactly these databases.
+        &mut *self.databases[usize::from(n)]
+    }
+}
+
+fn us(at: Mono, from: Mono) -> u64 {
+    u64::try_from(at.since(from).as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Dirty + Writeback of /proc/meminfo.
+fn dirty_bytes() -> Option<u64> {
+    let table = fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = |name: &str| -> Option<u64> {
+        let line = table.lines().find_map(|l| l.strip_prefix(name))?;
+        line.trim().trim_end_matches(" kB").parse().ok()
+    };
+    Some((kib("Dirty:")? + kib("Writeback:")?) * 1024)
+}
+
+fn lock(budget: &Mutex<Budget>) -> MutexGuard<'_, Budget> {
+    budget
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}

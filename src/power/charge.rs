@@ -1,0 +1,94 @@
+//! What is left of the hold-up time after earlier losses.
+//!
+//! A capacitor that carried the gateway through one loss is not full at the next. Lost time is
+//! drawn from the hold-up time and comes back linearly over `recharge` of good power.
+
+use std::time::Duration;
+
+use crate::clock::Mono;
+
+/// See the module's text.
+#[derive(Debug, Clone)]
+pub(super) struct Charge {
+    full: Duration,
+    recharge: Duration,
+    drawn: Duration,
+    at: Option<Mono>,
+    lost: bool,
+}
+
+impl Charge {
+    /// A full supply.
+    pub(super) fn new(full: Duration, recharge: Duration) -> Self {
+        Self {
+            full,
+            recharge,
+            drawn: Duration::ZERO,
+            at: None,
+            lost: false,
+        }
+    }
+
+    /// New measurements; what was drawn stays drawn.
+    pub(super) fn set(&mut self, full: Duration, recharge: Duration) {
+        self.full = full;
+        self.recharge = recharge;
+        self.drawn = self.drawn.min(full);
+    }
+
+    /// From `at` on power is lost, or back.
+    pub(super) fn note(&mut self, lost: bool, at: Mono) {
+        self.drawn = self.drawn_at(at);
+        self.at = Some(self.at.map_or(at, |t| t.max(at)));
+        self.lost = lost;
+    }
+
+    /// Hold-up time left at `now`.
+    pub(super) fn left(&self, now: Mono) -> Duration {
+        self.full.saturating_sub(self.drawn_at(now))
+    }
+
+    fn drawn_at(&self, now: Mono) -> Duration {
+        let passed = self.at.map_or(Duration::ZERO, |t| now.since(t));
+        if self.lost {
+            return (self.drawn + passed).min(self.full);
+        }
+        if self.recharge.is_zero() {
+            return Duration::ZERO;
+        }
+        let back = self
+            .full
+            .mul_f64((passed.as_secs_f64() / self.recharge.as_secs_f64()).min(1.0));
+        self.drawn.saturating_sub(back)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_outage_has_what_the_first_one_left_and_recharged() {
+        let t = Mono::from_nanos(0);
+        let mut c = Charge::new(Duration::from_secs(2), Duration::from_secs(60));
+        c.note(true, t);
+        c.note(false, t + Duration::from_secs(1));
+        assert_eq!(c.left(t + Duration::from_secs(1)), Duration::from_secs(1));
+        // 15 s of 60 s bring back a quarter of 2 s.
+        assert_eq!(
+            c.left(t + Duration::from_secs(16)),
+            Duration::from_millis(1500)
+        );
+        assert_eq!(c.left(t + Duration::from_secs(600)), Duration::from_secs(2));
+    }
+
+    #[test]
+    fn it_never_owes_more_than_it_holds() {
+        let t = Mono::from_nanos(0);
+        let mut c = Charge::new(Duration::from_secs(2), Duration::from_secs(60));
+        c.note(true, t);
+        assert_eq!(c.left(t + Duration::from_secs(500)), Duration::ZERO);
+        c.note(false, t + Duration::from_secs(500));
+        assert_eq!(c.left(t + Duration::from_secs(560)), Duration::from_secs(2));
+    }
+}

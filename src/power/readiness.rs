@@ -1,0 +1,309 @@
+//! Would the gateway make it, if power failed now? Said before, with every reason.
+
+use std::fmt;
+use std::time::Duration;
+
+use heapless::Vec;
+
+use super::{Budget, LineHealth, StepKind};
+
+/// The answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Readiness {
+    /// The plan fits the hold-up time.
+    Ready,
+    /// A loss would be seen, but something may not make it.
+    AtRisk,
+    /// A loss would not be seen, or nobody knows how long there is.
+    Unprotected,
+}
+
+impl Readiness {
+    /// As status spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "Ready",
+            Self::AtRisk => "AtRisk",
+            Self::Unprotected => "Unprotected",
+        }
+    }
+}
+
+/// Why it is not [`Readiness::Ready`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// `power.holdup_ms` is not set.
+    HoldupNotMeasured,
+    /// The lines cannot be read.
+    LineMissing,
+    /// The board has no power-fail line.
+    LineNotWired,
+    /// The line stayed lost for longer than any capacitor lasts.
+    LineStuck,
+    /// Nothing was measured on this card yet.
+    NotCalibrated,
+    /// Even with an empty WAL the plan takes more than half the hold-up time.
+    StepTooSlow {
+        /// The slowest step.
+        step: StepKind,
+        /// What it takes.
+        takes: Duration,
+        /// Half the hold-up time.
+        allowed: Duration,
+    },
+    /// With what is dirty now the plan does not fit.
+    PlanTooSlow {
+        /// What it takes.
+        predicted: Duration,
+        /// Hold-up time.
+        holdup: Duration,
+    },
+    /// The supply has not recharged since the last outage.
+    NotRecharged {
+        /// Hold-up time left.
+        left: Duration,
+    },
+    /// Other processes write a guarded database and cannot be stilled.
+    OtherWriters,
+    /// The store takes no readings: its medium failed.
+    StoreFailed,
+    /// The store takes no readings: the medium is full.
+    DiskFull,
+}
+
+impl Reason {
+    /// As status and scripts spell it.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::HoldupNotMeasured => "holdup_not_measured",
+            Self::LineMissing => "line_missing",
+            Self::LineNotWired => "line_not_wired",
+            Self::LineStuck => "line_stuck",
+            Self::NotCalibrated => "not_calibrated",
+            Self::StepTooSlow { .. } => "step_too_slow",
+            Self::PlanTooSlow { .. } => "plan_too_slow",
+            Self::NotRecharged { .. } => "not_recharged",
+            Self::OtherWriters => "other_writers",
+            Self::StoreFailed => "store_failed",
+            Self::DiskFull => "disk_full",
+        }
+    }
+
+    const fn weight(self) -> Readiness {
+        match self {
+            Self::HoldupNotMeasured | Self::LineMissing | Self::LineNotWired | Self::LineStuck => {
+                Readiness::Unprotected
+            }
+            Self::NotCalibrated
+            | Self::StepTooSlow { .. }
+            | Self::PlanTooSlow { .. }
+            | Self::NotRecharged { .. }
+            | Self::OtherWriters
+            | Self::StoreFailed
+            | Self::DiskFull => Readiness::AtRisk,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    /// What is wrong and what to do, in one sentence each.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HoldupNotMeasured => f.write_str(
+                "nobody measured how long the supply lasts: measure it and set power.holdup_ms",
+            ),
+            Self::LineMissing => f.write_str(
+                "the power-fail line cannot be read: run `holdup doctor`, check board and wiring",
+            ),
+            Self::LineNotWired => {
+                f.write_str("this board has no power-fail line: name one under [board.power_fail]")
+            }
+            Self::LineStuck => f.write_str(
+                "the power-fail line says lost for longer than the supply could have lasted: \
+                 check its wiring and active level",
+            ),
+            Self::NotCalibrated => {
+                f.write_str("no commit, checkpoint and mark was timed on this card yet")
+            }
+            Self::StepTooSlow {
+                step,
+                takes,
+                allowed,
+            } => write!(
+                f,
+                "the {} step takes up to {} ms on this card, more than half the hold-up time \
+                 ({} ms): use a faster card or a larger supply",
+                step.name(),
+                takes.as_millis(),
+                allowed.as_millis()
+            ),
+            Self::PlanTooSlow { predicted, holdup } => write!(
+                f,
+                "the plan would take {} ms now, the supply lasts {} ms",
+                predicted.as_millis(),
+                holdup.as_millis()
+            ),
+            Self::NotRecharged { left } => write!(
+                f,
+                "the supply has {} ms left after the last outage and is recharging",
+                left.as_millis()
+            ),
+            Self::OtherWriters => {
+                f.write_str("other processes write a guarded database and cannot be stilled")
+            }
+            Self::StoreFailed => f.write_str(
+                "the store stopped after a failed sync: check the medium, then restart the agent",
+            ),
+            Self::DiskFull => f.write_str("the medium is full: make room, service resumes alone"),
+        }
+    }
+}
+
+/// The answer with its reasons, worst first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assessment {
+    /// The worst of the reasons.
+    pub readiness: Readiness,
+    /// Why; empty when ready.
+    pub reasons: Vec<Reason, 8>,
+    /// What glitch time and mandatory steps take now.
+    pub predicted: Duration,
+}
+
+/// What an assessment looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    /// Whether the lines can be believed.
+    pub health: LineHealth,
+    /// The configured hold-up time.
+    pub holdup: Option<Duration>,
+    /// Hold-up time left if power failed now.
+    pub left: Duration,
+    /// The glitch time, which passes before the plan starts.
+    pub glitch: Duration,
+    /// What the card takes.
+    pub budget: &'a Budget,
+    /// Frames in the WAL now.
+    pub wal_frames: u32,
+    /// Guarded databases.
+    pub guarded: u32,
+    /// Reasons that other rooms found.
+    pub found: &'a [Reason],
+}
+
+/// Judges a situation.
+pub fn assess(s: Situation<'_>) -> Assessment {
+    let mut reasons: Vec<Reason, 8> = Vec::new();
+    let (plan, step, takes) = s.budget.predict(s.wal_frames, s.guarded);
+    let (empty, ..) = s.budget.predict(0, s.guarded);
+    let predicted = s.glitch + plan;
+    let mut say = |r: Reason| {
+        // Eight hold every combination that can occur; the worst were said first.
+        reasons.push(r).ok();
+    };
+    match s.health {
+        LineHealth::Good => {}
+        LineHealth::Missing => say(Reason::LineMissing),
+        LineHealth::NotWired => say(Reason::LineNotWired),
+        LineHealth::Stuck => say(Reason::LineStuck),
+    }
+    if s.holdup.is_none() {
+        say(Reason::HoldupNotMeasured);
+    }
+    s.found.iter().copied().for_each(&mut say);
+    if !s.budget.is_calibrated() {
+        say(Reason::NotCalibrated);
+    }
+    if let Some(holdup) = s.holdup {
+        if s.glitch + empty > holdup / 2 {
+            say(Reason::StepTooSlow {
+                step,
+                takes,
+                allowed: holdup / 2,
+            });
+        }
+        if predicted > holdup {
+            say(Reason::PlanTooSlow { predicted, holdup });
+        } else if predicted > s.left {
+            say(Reason::NotRecharged { left: s.left });
+        }
+    }
+    let readiness = reasons
+        .iter()
+        .map(|r| r.weight())
+        .max()
+        .unwrap_or(Readiness::Ready);
+    Assessment {
+        readiness,
+        reasons,
+        predicted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(ms: u64) -> Budget {
+        let mut b = Budget::default();
+        b.commit.note(Duration::from_millis(ms));
+        b.mark.note(Duration::from_millis(ms));
+        b.note_checkpoint(Duration::from_millis(ms), 1);
+        b
+    }
+
+    fn situation(budget: &Budget) -> Situation<'_> {
+        Situation {
+            health: LineHealth::Good,
+            holdup: Some(Duration::from_secs(1)),
+            left: Duration::from_secs(1),
+            glitch: Duration::from_millis(30),
+            budget,
+            wal_frames: 10,
+            guarded: 0,
+            found: &[],
+        }
+    }
+
+    #[test]
+    fn a_fast_card_and_a_measured_supply_are_ready() {
+        let b = budget(5);
+        assert_eq!(assess(situation(&b)).readiness, Readiness::Ready);
+    }
+
+    #[test]
+    fn a_card_too_slow_for_the_supply_is_named_before_the_outage() {
+        let mut b = budget(5);
+        b.commit.note(Duration::from_millis(700));
+        let a = assess(situation(&b));
+        assert_eq!(a.readiness, Readiness::AtRisk);
+        assert!(
+            a.reasons[0]
+                .to_string()
+                .contains("the commit step takes up to"),
+            "{a:?}"
+        );
+    }
+
+    #[test]
+    fn without_a_measurement_or_a_line_nothing_is_promised() {
+        let b = budget(5);
+        let a = assess(Situation {
+            holdup: None,
+            ..situation(&b)
+        });
+        assert_eq!(a.readiness, Readiness::Unprotected);
+        assert_eq!(a.reasons[0], Reason::HoldupNotMeasured);
+        let a = assess(Situation {
+            health: LineHealth::Missing,
+            ..situation(&b)
+        });
+        assert_eq!(a.readiness, Readiness::Unprotected);
+    }
+
+    #[test]
+    fn an_uncalibrated_card_is_never_called_ready() {
+        let b = Budget::default();
+        assert_eq!(assess(situation(&b)).readiness, Readiness::AtRisk);
+    }
+}

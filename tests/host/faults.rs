@@ -1,0 +1,162 @@
+//! Broken surroundings: each a clear error or a degraded service that says so; nothing is lost.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::home::{Home, poll};
+
+fn stderr(out: &std::process::Output) -> String {
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+#[test]
+fn a_broken_config_is_refused_with_file_and_line_and_code_2() {
+    let home = Home::new();
+    home.write(
+        "holdup.toml",
+        b"[gateway]\nid = \"a\"\n\n[power]\nholdup_msec = 12\n",
+    );
+    let out = home.holdup(&["run"]);
+    assert_eq!(out.status.code(), Some(2), "{}", stderr(&out));
+    let text = stderr(&out);
+    assert!(
+        text.contains("holdup.toml:5") && text.contains("holdup_msec"),
+        "{text}"
+    );
+    assert!(!home.path("data").exists(), "nothing was made");
+}
+
+#[test]
+fn a_missing_config_is_named() {
+    let home = Home::new();
+    fs::remove_file(home.config()).expect("remove");
+    let out = home.holdup(&["status"]);
+    assert_eq!(out.status.code(), Some(2));
+    assert!(stderr(&out).contains("holdup.toml"), "{}", stderr(&out));
+}
+
+#[test]
+fn a_second_instance_is_refused_and_the_first_goes_on() {
+    let home = Home::new();
+    let mut agent = home.serving();
+    let out = home.holdup(&["run"]);
+    assert_eq!(out.status.code(), Some(3), "{}", stderr(&out));
+    assert!(
+        stderr(&out).contains(&agent.pid().to_string()),
+        "{}",
+        stderr(&out)
+    );
+    let mut client = home.client();
+    client.send();
+    client.wait_acked(1);
+    agent.wait_for_supply("Good");
+}
+
+#[test]
+fn a_missing_chip_serves_on_unprotected() {
+    let home = Home::new();
+    let at = home.path("").display().to_string();
+    home.write(
+        "holdup.toml",
+        format!(
+            "[gateway]\ndata_dir = \"{at}data\"\nrun_dir = \"{at}run\"\n[power]\nboard = \"rpi5\"\nholdup_ms = 2000\n\
+             [board.power_fail]\nchip = \"no-such-chip\"\n"
+        )
+        .as_bytes(),
+    );
+    let mut agent = home.start();
+    let s = agent.wait_for("service", |s| s["supply"] == "Good");
+    assert_eq!(s["readiness"], "Unprotected");
+    assert!(
+        s["reasons"]
+            .as_array()
+            .expect("reasons")
+            .contains(&"line_missing".into())
+    );
+    assert!(
+        s["gpio"]["error"]
+            .as_str()
+            .is_some_and(|e| e.contains("no-such-chip")),
+        "{s}"
+    );
+    let mut client = home.client();
+    client.send();
+    client.wait_acked(1);
+    poll("the log", || {
+        home.log().contains("UNPROTECTED").then_some(())
+    });
+    agent.stop();
+    assert_eq!(home.values().len(), 1);
+}
+
+#[test]
+fn a_database_that_is_not_sqlite_is_left_alone_and_named() {
+    let home = Home::new();
+    let precious = b"these are somebody's notes, not a database\n".repeat(50);
+    home.write("data/edge_store.db", &precious);
+    let out = home.holdup(&["run"]);
+    assert_eq!(out.status.code(), Some(4), "{}", stderr(&out));
+    assert!(stderr(&out).contains("edge_store.db"), "{}", stderr(&out));
+    assert_eq!(
+        fs::read(home.data("edge_store.db")).expect("read"),
+        precious
+    );
+}
+
+#[test]
+fn an_empty_database_beside_a_wal_is_not_opened() {
+    let home = Home::new();
+    let agent = home.serving();
+    let mut client = home.client();
+    client.send();
+    client.wait_acked(1);
+    agent.kill();
+    let wal = fs::read(home.data("edge_store.db-wal")).expect("wal");
+    assert!(!wal.is_empty());
+    home.write("data/edge_store.db", b"");
+    let out = home.holdup(&["run"]);
+    assert_eq!(out.status.code(), Some(4), "{}", stderr(&out));
+    assert_eq!(
+        fs::read(home.data("edge_store.db-wal")).expect("wal"),
+        wal,
+        "SQLite would delete it"
+    );
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_written_is_named() {
+    let home = Home::new();
+    // A file in its place: root too is refused.
+    home.write("data", b"");
+    let out = home.holdup(&["run"]);
+    assert_eq!(out.status.code(), Some(4), "{}", stderr(&out));
+    assert!(stderr(&out).contains("/data"), "{}", stderr(&out));
+
+    let home = Home::new();
+    home.serving().stop();
+    let files = ["edge_store.db", "outage.rec", "sync_queue.db"];
+    for f in files {
+        fs::set_permissions(home.data(f), fs::Permissions::from_mode(0o444)).expect("mode");
+    }
+    if rustix::process::geteuid().is_root() {
+        // Modes do not bind root; a read-only mount is tried in tests/kernel.
+        return;
+    }
+    let out = home.holdup(&["run"]);
+    assert_eq!(out.status.code(), Some(4), "{}", stderr(&out));
+}
+
+#[test]
+fn doctor_names_what_is_bad_and_the_remedy() {
+    let home = Home::with("glitch_ms = 20", "");
+    let out = home.holdup(&["doctor"]);
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert_eq!(out.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("power.holdup_ms is not set") && text.contains("none runs"),
+        "{text}"
+    );
+    let out = home.holdup(&["doctor", "--json"]);
+    let v: serde_json::Value = serde_json::from_slice(&out.stdout).expect("json");
+    assert_eq!(v["worst"], "bad");
+}

@@ -1,0 +1,364 @@
+//! The guard's threads against lines, a machine and databases that note what was asked of them.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use holdup::clock::{Clock, Mono, SystemClock};
+use holdup::config::{FreezePolicy, OnParkMax, PowerSettings, Source};
+use holdup::durable::{Gate, Medium};
+use holdup::guard::{
+    DatabaseView, Ended, Guard, GuardOptions, GuardedDatabase, Lamps, LineOpener, LineReader,
+    LinesLost, Machine, OutageRecord, PlanOptions, Shared, read_last,
+};
+use holdup::power::{Budget, Levels, Line, State};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll as poll_fds};
+
+use crate::allocations;
+use crate::home::poll;
+
+/// What was asked of machine and databases, in order.
+type Journal = Arc<Mutex<Vec<String>>>;
+
+fn note(journal: &Journal, what: impl Into<String>) {
+    journal.lock().expect("journal").push(what.into());
+}
+
+struct Wire {
+    lost: bool,
+    edges: Vec<(Line, bool, Mono)>,
+}
+
+#[derive(Clone)]
+struct FakeLines {
+    wire: Arc<Mutex<Wire>>,
+    bell: Arc<OwnedFd>,
+    /// The guard thread's allocations when the first edge was handed over, and now.
+    at_edge: Arc<AtomicU64>,
+    at_last: Arc<AtomicU64>,
+}
+
+impl FakeLines {
+    fn set(&self, lost: bool) {
+        let mut wire = self.wire.lock().expect("wire");
+        wire.lost = lost;
+        wire.edges.push((Line::PowerFail, lost, SystemClock.mono()));
+        rustix::io::write(&*self.bell, &1u64.to_ne_bytes()).expect("bell");
+    }
+}
+
+impl LineReader for FakeLines {
+    fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration) -> Result<(), LinesLost> {
+        self.at_last.store(allocations::so_far(), Ordering::SeqCst);
+        let timeout = rustix::time::Timespec {
+            tv_sec: timeout.as_secs() as i64,
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        let mut fds = [
+            PollFd::new(&*self.bell, PollFlags::IN),
+            PollFd::from_borrowed_fd(wake, PollFlags::IN),
+        ];
+        poll_fds(&mut fds, Some(&timeout)).ok();
+        rustix::io::read(&*self.bell, &mut [0u8; 8]).ok();
+        Ok(())
+    }
+
+    fn next_edge(&mut self) -> Result<Option<(Line, bool, Mono)>, LinesLost> {
+        let mut wire = self.wire.lock().expect("wire");
+        if wire.edges.is_empty() {
+            return Ok(None);
+        }
+        self.at_edge
+            .compare_exchange(
+                u64::MAX,
+                allocations::so_far(),
+                Ordering::SeqCst,
+                Ordering::SeqCst,
+            )
+            .ok();
+        Ok(Some(wire.edges.remove(0)))
+    }
+
+    fn levels(&mut self) -> Result<Levels, LinesLost> {
+        let lost = self.wire.lock().expect("wire").lost;
+        Ok(Levels {
+            power_fail: Some(lost),
+            ..Levels::default()
+        })
+    }
+
+    fn gauge_percent(&mut self) -> Option<f32> {
+        None
+    }
+}
+
+struct Opener(FakeLines);
+
+impl LineOpener for Opener {
+    fn open(&mut self) -> Option<Box<dyn LineReader>> {
+        Some(Box::new(self.0.clone()))
+    }
+}
+
+struct NoLamps;
+
+impl Lamps for NoLamps {
+    fn set_status(&mut self, _on: bool) {}
+    fn set_safe_to_cut(&mut self, _on: bool) {}
+}
+
+#[derive(Debug)]
+struct FakeMachine(Journal);
+
+impl Machine for FakeMachine {
+    fn freeze_refusal(&self) -> Option<&str> {
+        None
+    }
+    fn freeze(&self) -> io::Result<()> {
+        note(&self.0, "freeze");
+        Ok(())
+    }
+    fn thaw(&self) -> io::Result<bool> {
+        note(&self.0, "thaw");
+        Ok(true)
+    }
+    fn off(&self, _how: OnParkMax) -> io::Error {
+        note(&self.0, "off");
+        io::Error::other("a fake")
+    }
+}
+
+#[derive(Debug)]
+struct FakeDatabase {
+    name: &'static str,
+    priority: i32,
+    fails: bool,
+    journal: Journal,
+}
+
+impl GuardedDatabase for FakeDatabase {
+    fn name(&self) -> &str {
+        self.name
+    }
+    fn priority(&self) -> i32 {
+        self.priority
+    }
+    fn frames(&self) -> u32 {
+        1
+    }
+    fn settle(&mut self) {}
+    fn commit(&mut self, _left: Duration) -> Result<(), String> {
+        note(&self.journal, format!("commit {}", self.name));
+        if self.fails {
+            Err("no answer from the card".to_owned())
+        } else {
+            Ok(())
+        }
+    }
+    fn checkpoint(&mut self, _left: Duration) -> Result<u32, String> {
+        note(&self.journal, format!("checkpoint {}", self.name));
+        Ok(1)
+    }
+    fn checkpoint_early(&mut self) {}
+    fn release(&mut self) {
+        note(&self.journal, format!("release {}", self.name));
+    }
+    fn view(&self) -> DatabaseView {
+        DatabaseView {
+            path: self.name.to_owned(),
+            role: "own",
+            priority: self.priority,
+            wal_frames: None,
+            state: String::new(),
+        }
+    }
+}
+
+struct World {
+    home: tempfile::TempDir,
+    lines: FakeLines,
+    gate: Arc<Gate>,
+    shared: Arc<Shared>,
+    journal: Journal,
+    guard: Option<Guard>,
+}
+
+impl World {
+    fn new(fails: bool) -> Self {
+        let home = tempfile::tempdir().expect("temp dir");
+        let settings = PowerSettings {
+            source: Source::Capacitor,
+            // Long enough for whatever a build machine has dirty: the freeze must fit.
+            holdup: Some(Duration::from_secs(36_000)),
+            glitch: Duration::from_millis(20),
+            restore: Duration::from_millis(50),
+            ride_max: Duration::from_secs(60),
+            low_percent: 20,
+            recharge: Duration::from_secs(1),
+            settle_after: 0,
+            settle: Duration::ZERO,
+            park_max: Duration::from_secs(3600),
+            on_park_max: OnParkMax::Stay,
+            freeze: FreezePolicy::Auto,
+            allow_poweroff: false,
+        };
+        let journal = Journal::default();
+        let lines = FakeLines {
+            wire: Arc::new(Mutex::new(Wire {
+                lost: false,
+                edges: Vec::with_capacity(64),
+            })),
+            bell: Arc::new(eventfd(0, EventfdFlags::NONBLOCK).expect("eventfd")),
+            at_edge: Arc::new(AtomicU64::new(u64::MAX)),
+            at_last: Arc::new(AtomicU64::new(0)),
+        };
+        let medium = Arc::new(Medium::open(home.path()).expect("medium"));
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (record, marks, _) = OutageRecord::open(
+            &medium,
+            &home.path().join("outage.rec"),
+            "g",
+            "boot-a",
+            clock.wall(),
+        )
+        .expect("record");
+        let database = |name, priority, fails| -> Box<dyn GuardedDatabase> {
+            Box::new(FakeDatabase {
+                name,
+                priority,
+                fails,
+                journal: Arc::clone(&journal),
+            })
+        };
+        let shared = Arc::new(Shared::new(settings, None).expect("shared"));
+        let gate = Arc::new(Gate::new());
+        let (guard, _notices) = Guard::start(GuardOptions {
+            settings,
+            can_cut: false,
+            gate: Arc::clone(&gate),
+            clock,
+            machine: Arc::new(FakeMachine(Arc::clone(&journal))),
+            opener: Box::new(Opener(lines.clone())),
+            lamps: Box::new(NoLamps),
+            shared: Arc::clone(&shared),
+            plan: PlanOptions {
+                medium,
+                record,
+                marks,
+                databases: vec![database("low", 1, fails), database("high", 9, false)],
+                budget: Arc::new(Mutex::new(Budget::default())),
+            },
+            ended: Box::new(|| ()),
+        })
+        .expect("guard");
+        let world = Self {
+            home,
+            lines,
+            gate,
+            shared,
+            journal,
+            guard: Some(guard),
+        };
+        world.wait_for("Good");
+        world
+    }
+
+    fn wait_for(&self, state: &str) {
+        poll(state, || {
+            (self.shared.published().state.name() == state).then_some(())
+        });
+    }
+
+    fn journal(&self) -> Vec<String> {
+        self.journal.lock().expect("journal").clone()
+    }
+
+    fn ended(&self) -> Ended {
+        let record = self.home.path().join("outage.rec");
+        read_last(&record, "boot-b")
+            .expect("read")
+            .expect("an outage")
+            .ended
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.shared.stop();
+        if let Some(guard) = self.guard.take() {
+            guard.join();
+        }
+    }
+}
+
+#[test]
+fn the_plan_goes_by_priority_and_service_resumes_only_after_the_thaw() {
+    let w = World::new(false);
+    w.lines.set(true);
+    w.wait_for("Parked");
+    assert_eq!(
+        w.journal(),
+        [
+            "commit high",
+            "commit low",
+            "checkpoint high",
+            "checkpoint low",
+            "freeze"
+        ]
+    );
+    assert!(w.gate.is_closed());
+    assert_eq!(w.ended(), Ended::Clean);
+    w.lines.set(false);
+    w.wait_for("Good");
+    assert_eq!(w.journal()[5..], ["thaw", "release high", "release low"]);
+    assert!(!w.gate.is_closed());
+    assert!(w.shared.last_outage().expect("outage").resumed);
+}
+
+#[test]
+fn the_guard_thread_allocates_nothing_from_the_edge_to_the_resume() {
+    let w = World::new(false);
+    w.lines.set(true);
+    w.wait_for("Parked");
+    w.lines.set(false);
+    w.wait_for("Good");
+    let turn = w.shared.beat();
+    poll("one more turn", || (w.shared.beat() > turn).then_some(()));
+    let before = w.lines.at_edge.load(Ordering::SeqCst);
+    assert_ne!(before, u64::MAX, "no edge was handed over");
+    assert_eq!(w.lines.at_last.load(Ordering::SeqCst) - before, 0);
+}
+
+#[test]
+fn parked_is_not_said_while_a_writer_is_still_inside_the_gate() {
+    let w = World::new(false);
+    let pass = w.gate.try_enter().expect("open");
+    w.lines.set(true);
+    poll("the commits", || (w.journal().len() >= 2).then_some(()));
+    // A second turn of the guard: the plan has gone on as far as it may.
+    let turn = w.shared.beat();
+    poll("two more turns", || {
+        (w.shared.beat().since(turn) > Duration::from_secs(2)).then_some(())
+    });
+    assert!(matches!(w.shared.published().state, State::Failing { .. }));
+    assert_eq!(
+        w.journal(),
+        ["commit high", "commit low"],
+        "nothing after the gate"
+    );
+    drop(pass);
+    w.wait_for("Parked");
+}
+
+#[test]
+fn what_is_not_durable_gets_no_end_mark() {
+    let w = World::new(true);
+    w.lines.set(true);
+    w.wait_for("Parked");
+    let last = w.shared.last_outage().expect("outage");
+    assert_eq!(last.ended, Ended::Cut);
+    assert_eq!(last.edge_to_durable_ms, None);
+    assert_eq!(w.ended(), Ended::Cut);
+}

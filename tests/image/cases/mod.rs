@@ -1,0 +1,6 @@
+//! What is asked of the gateway, a file for each matter.
+
+mod emulator;
+mod faults;
+mod outage;
+mod supply;

@@ -1,0 +1,122 @@
+//! What an emulated gateway is made of, brought here once a test run: QEMU, Debian's kernel, a
+//! static busybox and the programs built for aarch64.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use crate::initramfs::{Initramfs, KernelModules};
+
+/// Programs of `tests/image/guest/`, built as cargo examples beside the agent.
+const GUEST_PROGRAMS: [&str; 2] = ["line_watch", "foreign_writer"];
+/// The card, its file system and nothing else: consoles, GPIO and virtio are built in.
+const MODULES: [&str; 3] = ["sdhci-pci", "mmc_block", "ext4"];
+
+/// What the scripts exit with when a tool is missing on this machine.
+const UNAVAILABLE: i32 = 69;
+
+/// Why there are no parts.
+#[derive(Debug)]
+enum Obstacle {
+    /// Something that tests/install would bring; a reason to skip.
+    Missing(String),
+    /// Everything is here and it failed: always a failure.
+    Broken(String),
+}
+
+/// Everything needed to boot.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) kernel: PathBuf,
+    pub(crate) modules: KernelModules,
+    /// busybox, the programs and the modules that every machine loads.
+    pub(crate) root: Initramfs,
+}
+
+/// The parts, or `None` with the reason printed: the test is skipped then. With
+/// `HOLDUP_TESTS_STRICT` set, whatever is missing is a failure.
+pub(crate) fn parts() -> Option<&'static Parts> {
+    static PARTS: OnceLock<Result<Parts, Obstacle>> = OnceLock::new();
+    match PARTS.get_or_init(gather) {
+        Ok(parts) => Some(parts),
+        Err(Obstacle::Broken(reason)) => panic!("{reason}"),
+        Err(Obstacle::Missing(missing)) => {
+            assert!(
+                std::env::var_os("HOLDUP_TESTS_STRICT").is_none(),
+                "an emulated gateway cannot be made here: {missing}"
+            );
+            // Not by a print macro: the harness swallows those of tests that pass.
+            let test = std::thread::current().name().unwrap_or("test").to_owned();
+            writeln!(std::io::stderr(), "{test}: SKIPPED: {missing}").ok();
+            None
+        }
+    }
+}
+
+fn gather() -> Result<Parts, Obstacle> {
+    need_qemu_10()?;
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    script(top, "image/fetch-kernel", &[])?;
+    let examples: Vec<&str> = GUEST_PROGRAMS
+        .iter()
+        .flat_map(|program| ["--example", program])
+        .collect();
+    script(top, "image/build-aarch64", &examples)?;
+
+    let home = top.join("target/gateway");
+    let modules = KernelModules::read_from(&home.join("kernel/modules"));
+    let mut root = Initramfs::new(&home.join("busybox/busybox"));
+    for program in GUEST_PROGRAMS.into_iter().chain(["holdup"]) {
+        root.program(&format!("/usr/bin/{program}"), &home.join(program));
+    }
+    root.modules(&modules, &MODULES);
+    Ok(Parts {
+        kernel: home.join("kernel/Image"),
+        modules,
+        root,
+    })
+}
+
+/// QEMU 7.2, bookworm's own, has one UART on `virt` where the technician's port needs a second.
+fn need_qemu_10() -> Result<(), Obstacle> {
+    let output = Command::new("qemu-system-aarch64")
+        .arg("--version")
+        .output()
+        .map_err(|error| {
+            Obstacle::Missing(format!("qemu-system-aarch64: {error}; run tests/install"))
+        })?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let major = text
+        .split_whitespace()
+        .skip_while(|word| *word != "version")
+        .nth(1)
+        .and_then(|version| version.split('.').next())
+        .and_then(|major| major.parse::<u32>().ok());
+    match major {
+        Some(major) if major >= 10 => Ok(()),
+        Some(_) | None => Err(Obstacle::Missing(format!(
+            "QEMU 10 or newer is needed, this is {}; run tests/install",
+            text.lines().next().unwrap_or("unknown")
+        ))),
+    }
+}
+
+/// Runs one of the project's scripts; cheap when it has nothing to do.
+fn script(top: &Path, path: &str, arguments: &[&str]) -> Result<(), Obstacle> {
+    let output = Command::new(top.join(path))
+        .args(arguments)
+        .current_dir(top)
+        .stdin(Stdio::null())
+        // Settings of the cargo that runs these tests are not those of the build for the gateway.
+        .env_remove("RUSTC")
+        .env_remove("CARGO_TARGET_DIR")
+        .output()
+        .map_err(|error| Obstacle::Broken(format!("{path}: {error}")))?;
+    let report = || format!("{path}: {}", String::from_utf8_lossy(&output.stderr));
+    match output.status.code() {
+        Some(0) => Ok(()),
+        Some(UNAVAILABLE) => Err(Obstacle::Missing(report())),
+        Some(_) | None => Err(Obstacle::Broken(report())),
+    }
+}
