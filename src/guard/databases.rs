@@ -35,6 +35,8 @@ pub trait GuardedDatabase: Send + fmt::Debug {
     /// Moves the WAL into the database, in about `left`; how many frames. Other writers stay
     /// out until [`Self::release`].
     fn checkpoint(&mut self, left: Duration) -> Result<u32, String>;
+    /// Waits, at most `patience`, until nothing that the plan asked for is still being done.
+    fn is_quiet(&mut self, patience: Duration) -> bool;
     /// A checkpoint while service goes on.
     fn checkpoint_early(&mut self);
     /// The outage is over: let other writers in again.

@@ -78,6 +78,10 @@ impl GuardedDatabase for OwnStore {
         ))
     }
 
+    fn is_quiet(&mut self, patience: Duration) -> bool {
+        self.orders.wait_idle(patience)
+    }
+
     fn checkpoint_early(&mut self) {
         if let Err(e) = self.orders.checkpoint(Mode::Passive, EARLY) {
             log::info!("early checkpoint of {}: {e}", self.name);

@@ -249,6 +249,11 @@ impl Runner {
                 })
                 .ok();
         }
+        // A checkpoint that took longer than the hold-up time is still being written: not parked
+        // before it has ended, however long that takes.
+        for database in &mut self.databases {
+            while !database.is_quiet(GRACE) {}
+        }
         outage.parked_at = self.clock.mono();
         outage.last.steps = self
             .reports(&outage, 0)

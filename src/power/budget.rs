@@ -87,9 +87,12 @@ impl Budget {
     /// The cost of moving `frames` frames (or write back as many blocks) in a step.
     pub fn cost(&self, kind: StepKind, frames: u32) -> StepCost {
         let moving = self.per_frame() * frames;
+        // Commits are the most frequent measurement: a card that turned slow shows there first,
+        // and no step that syncs is faster than a commit is now.
+        let now = |tail: &Tail| tail.median().max(tail.lately()).max(self.commit.lately());
         let (fixed, expected) = match kind {
-            StepKind::Commit => (self.commit.worst(), self.commit.median()),
-            StepKind::Checkpoint => (self.checkpoint.worst(), self.checkpoint.median()),
+            StepKind::Commit => (self.commit.worst(), now(&self.commit)),
+            StepKind::Checkpoint => (self.checkpoint.worst(), now(&self.checkpoint)),
             StepKind::Mark => (self.mark.worst(), self.mark.median()),
             StepKind::WriteBack if self.write_back.is_empty() => {
                 (WRITE_BACK_UNKNOWN, WRITE_BACK_UNKNOWN)
@@ -188,6 +191,13 @@ mod tests {
             "{total:?}"
         );
         assert_eq!(step, StepKind::Checkpoint);
+    }
+
+    #[test]
+    fn a_checkpoint_is_expected_to_be_slow_on_a_card_whose_commits_turned_slow() {
+        let mut b = learned(5, 200);
+        (0..8).for_each(|_| b.commit.note(Duration::from_secs(2)));
+        assert!(b.cost(StepKind::Checkpoint, 0).expected > Duration::from_secs(1));
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Tail {
     max_now: Duration,
     max_before: Duration,
     since_turn: u32,
+    /// A moving average that forgets half in three samples.
+    lately: Duration,
 }
 
 impl Default for Tail {
@@ -31,6 +33,7 @@ impl Default for Tail {
             max_now: Duration::ZERO,
             max_before: Duration::ZERO,
             since_turn: 0,
+            lately: Duration::ZERO,
         }
     }
 }
@@ -44,6 +47,7 @@ impl Tail {
             self.counts.iter_mut().for_each(|c| *c /= 2);
             self.total = self.counts.iter().sum();
         }
+        self.lately = self.lately - self.lately / 4 + took / 4;
         self.since_turn += 1;
         if self.since_turn > RECENT {
             self.since_turn = 1;
@@ -65,6 +69,11 @@ impl Tail {
     /// What half of the measurements stayed under, rounded up to a bucket.
     pub fn median(&self) -> Duration {
         self.quantile(0.5)
+    }
+
+    /// A moving average of the last few measurements.
+    pub fn lately(&self) -> Duration {
+        self.lately
     }
 
     /// Non-empty buckets, to be kept across restarts.
@@ -118,6 +127,15 @@ mod tests {
         assert_eq!(t.worst(), Duration::from_secs(4));
         (0..2 * RECENT).for_each(|_| t.note(Duration::from_millis(10)));
         assert!(t.worst() < Duration::from_millis(13), "{:?}", t.worst());
+    }
+
+    #[test]
+    fn a_card_that_turned_slow_is_expected_to_be_slow_after_a_few_samples() {
+        let mut t = Tail::default();
+        (0..5000).for_each(|_| t.note(Duration::from_millis(10)));
+        (0..6).for_each(|_| t.note(Duration::from_secs(2)));
+        assert!(t.median() < Duration::from_millis(13));
+        assert!(t.lately() > Duration::from_secs(1), "{:?}", t.lately());
     }
 
     #[test]

@@ -277,6 +277,16 @@ impl Orders {
         }
     }
 
+    /// Waits until the writer neither commits nor has a checkpoint to do that was ordered; false
+    /// when it still does after `timeout`.
+    pub fn wait_idle(&self, timeout: Duration) -> bool {
+        let busy = |s: &mut Slots| {
+            let answered = s.done.map_or(0, |(upto, _)| upto);
+            s.ended.is_none() && (s.in_flight || s.order.is_some() || answered < s.next_ticket)
+        };
+        self.mailbox.ask(timeout, busy).1
+    }
+
     /// Orders a checkpoint and waits for it. It is done although the gate is closed: it is the
     /// plan's own. A stronger order replaces a weaker one that still waits.
     pub fn checkpoint(

@@ -161,6 +161,9 @@ impl GuardedDatabase for FakeDatabase {
         note(&self.journal, format!("checkpoint {}", self.name));
         Ok(1)
     }
+    fn is_quiet(&mut self, _patience: Duration) -> bool {
+        true
+    }
     fn checkpoint_early(&mut self) {}
     fn release(&mut self) {
         note(&self.journal, format!("release {}", self.name));
