@@ -14,6 +14,7 @@ mod retention;
 mod rows;
 mod schema;
 mod stats;
+mod upkeep;
 mod writer;
 
 use std::fmt;
@@ -172,9 +173,8 @@ impl Store {
         // Its failure ends the store, which says so by its state.
         writer.checkpoint(Mode::Passive).ok();
         drop(pass);
+        // The first commit has said that it runs, unless the checkpoint after it failed.
         mailbox.lock().open = true;
-        mailbox.stats.set_state(&StoreState::Running);
-        writer.observer.state(StoreState::Running);
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || writer.run())

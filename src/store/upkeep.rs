@@ -1,0 +1,142 @@
+//! What the writer does beside readings: checkpoints, retention, a trial after a full disk.
+//!
+//! It promises that each of them passes the gate, but the checkpoint that the plan orders.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use crate::clock::Mono;
+
+use super::error::{Fault, StoreError, fault};
+use super::mailbox::{CheckpointReport, Mode};
+use super::retention;
+use super::schema::set_meta;
+use super::writer::{FULL_RETRY, GATE_RETRY_MAX, LOOK, LOOK_IDLE, Writer, text};
+
+impl Writer {
+    /// Copies the log into the database. The caller holds a pass, or the plan's order.
+    pub(super) fn checkpoint(&mut self, mode: Mode) -> Result<CheckpointReport, ()> {
+        let sql = match mode {
+            Mode::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
+            Mode::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
+        };
+        let began = self.clock.mono();
+        let row = self.conn.prepare_cached(sql).and_then(|mut s| {
+            s.query_row([], |r| {
+                Ok((
+                    r.get::<_, i64>(0)?,
+                    r.get::<_, i64>(1)?,
+                    r.get::<_, i64>(2)?,
+                ))
+            })
+        });
+        let took = self.clock.mono().since(began);
+        let (busy, log, done) = match row {
+            Ok(row) => row,
+            Err(e) if fault(&e) == Fault::Busy => (1, -1, -1),
+            Err(e) if fault(&e) == Fault::Full => {
+                // The rows are safe in the log; whether new ones fit, the next commit tells.
+                log::warn!("{}", text(&StoreError::sqlite(&self.path, "checkpoint", e)));
+                return Err(());
+            }
+            Err(e) => {
+                self.failed("checkpoint", e);
+                return Err(());
+            }
+        };
+        // -1: it could not even look.
+        let log = u32::try_from(log).unwrap_or_else(|_| self.frames.load(SeqCst));
+        let report = CheckpointReport {
+            busy: busy != 0,
+            wal_frames: log,
+            backfilled: u32::try_from(done).unwrap_or(0),
+            took,
+        };
+        let left = if report.complete() { 0 } else { log };
+        self.frames.store(left, SeqCst);
+        self.mailbox.stats.wal_frames.store(left, SeqCst);
+        self.observer.checkpointed(took, report.backfilled);
+        Ok(report)
+    }
+
+    pub(super) fn routine(&mut self) {
+        let gate = Arc::clone(&self.gate);
+        let Some(_pass) = gate.try_enter() else {
+            self.routine_after = self.clock.mono() + GATE_RETRY_MAX;
+            return;
+        };
+        let complete = self.checkpoint(Mode::Passive).is_ok_and(|r| r.complete());
+        // A reader pins the log: do not try at every commit.
+        self.routine_after = if complete {
+            Mono::default()
+        } else {
+            self.clock.mono() + LOOK
+        };
+    }
+
+    pub(super) fn retention(&mut self) {
+        let now = self.clock.mono();
+        self.look_at = now + LOOK_IDLE;
+        self.backlog = false;
+        self.turn = false;
+        let gate = Arc::clone(&self.gate);
+        let Some(_pass) = gate.try_enter() else {
+            self.look_at = now + LOOK;
+            return;
+        };
+        let today = retention::day(self.clock.wall());
+        let due = retention::bytes(&self.conn).and_then(|bytes| {
+            self.mailbox.stats.bytes.store(bytes, SeqCst);
+            retention::keep_from(&self.conn, &self.book, &self.settings, today, bytes)
+        });
+        let removed = due.and_then(|from| {
+            if from > self.book.lowest_id {
+                retention::expire(&self.conn, &mut self.book, from)
+            } else {
+                Ok(0)
+            }
+        });
+        match removed {
+            Ok(0) => {}
+            Ok(_) => {
+                self.note(self.clock.mono().since(now), 0);
+                // There may be more: rows that wait go first, then the next step.
+                self.look_at = self.clock.mono();
+                self.backlog = true;
+            }
+            Err(e) => {
+                if let Some(retry) = self.failed("remove old readings from", e) {
+                    self.look_at = now + LOOK;
+                    self.blocked = Some(now + retry);
+                }
+            }
+        }
+    }
+
+    /// Is there room again? Asked while no rows wait.
+    pub(super) fn probe(&mut self) {
+        let gate = Arc::clone(&self.gate);
+        let Some(_pass) = gate.try_enter() else {
+            self.blocked = Some(self.clock.mono() + FULL_RETRY);
+            return;
+        };
+        self.blocked = self
+            .sample()
+            .err()
+            .and_then(|e| self.failed("write a trial row to", e))
+            .map(|retry| self.clock.mono() + retry);
+    }
+
+    /// One small real commit, for the observer. The caller holds a pass.
+    pub(super) fn sample(&mut self) -> rusqlite::Result<()> {
+        let began = self.clock.mono();
+        let boot = crate::clock::boot_id().unwrap_or_default();
+        set_meta(
+            &self.conn,
+            "started",
+            format!("{} boot {boot}", self.clock.wall()),
+        )?;
+        self.note(self.clock.mono().since(began), 0);
+        Ok(())
+    }
+}
