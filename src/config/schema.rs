@@ -144,7 +144,7 @@ pub const KEYS: &[Key] = &[
     board(Scope::Both, key(LINE_TABLE, "active", Kind::Choice(&["high", "low"]), Some("high"), "", "the level that means what the line is named for")),
     board(Scope::Both, key(LINE_TABLE, "bias", Kind::Choice(&["as-is", "disabled", "pull-up", "pull-down"]), Some("as-is"), "", "pull resistor")),
 
-    key("store", "commit_window_ms", int(0, 100), Some("50"), "ms", "at most one commit in this time; 0: as soon as the writer is idle"),
+    key("store", "commit_window_ms", int(0, 100), Some("100"), "ms", "at most one commit in this time; 0: as soon as the writer is idle"),
     key("store", "batch_rows", int(1, 65_536), Some("4096"), "readings", "in one commit at most"),
     key("store", "keep_days", int(1, 36_500), None, "days", "keep readings this long; unset: for ever"),
     key("store", "max_bytes", int(1 << 20, 1 << 50), None, "bytes", "keep the database under this size; unset: no limit"),
