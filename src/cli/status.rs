@@ -165,22 +165,7 @@ fn print_outage(o: &LastOutage, out: &mut dyn Write) -> anyhow::Result<()> {
         )?;
     }
     for s in &o.steps {
-        let of = s
-            .database
-            .as_ref()
-            .map_or_else(String::new, |d| format!(" {d}"));
-        let why = s
-            .why
-            .as_ref()
-            .map_or_else(String::new, |w| format!(": {w}"));
-        writeln!(
-            out,
-            "            {:>9.1} ms  {}{of} {} ({:.1} ms){why}",
-            s.at_us as f64 / 1000.0,
-            s.step,
-            s.outcome,
-            s.took_us as f64 / 1000.0
-        )?;
+        writeln!(out, "            {:>9.1} ms  {s}", s.at_ms())?;
     }
     Ok(())
 }

@@ -158,25 +158,8 @@ fn power_cut(
     ))?;
     if let Some(o) = &parked.last_outage {
         for s in &o.steps {
-            let of = s
-                .database
-                .as_ref()
-                .map_or_else(String::new, |d| format!(" {d}"));
-            let why = s
-                .why
-                .as_ref()
-                .map_or_else(String::new, |w| format!(" ({w})"));
-            t.say(
-                Mood::Plain,
-                "plan",
-                &format!(
-                    "{:>7.1} ms after the edge: {}{of}, {} in {:.1} ms{why}",
-                    s.at_us as f64 / 1000.0,
-                    s.step,
-                    s.outcome,
-                    s.took_us as f64 / 1000.0
-                ),
-            )?;
+            let text = format!("{:>7.1} ms after the edge: {s}", s.at_ms());
+            t.say(Mood::Plain, "plan", &text)?;
         }
         t.say(Mood::Good, "parked", &format!(
             "quiet {:.1} ms and durable {:.1} ms after the edge, of which {} ms were spent making sure that it is no flicker",

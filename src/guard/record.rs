@@ -8,6 +8,7 @@
 //! never wrote "stopped" and began no outage was never told.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -410,7 +411,29 @@ pub(super) fn millis(us: u64) -> f64 {
     us as f64 / 1000.0
 }
 
+impl fmt::Display for StepReport<'_> {
+    /// `checkpoint edge_store.db done in 15.3 ms`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.step)?;
+        if let Some(database) = &self.database {
+            write!(f, " {database}")?;
+        }
+        write!(f, " {}", self.outcome)?;
+        match &*self.outcome {
+            "skipped" => {}
+            "dropped" => write!(f, ", may take {:.1} ms", millis(self.took_us))?,
+            _ => write!(f, " in {:.1} ms", millis(self.took_us))?,
+        }
+        self.why.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
+    }
+}
+
 impl StepReport<'_> {
+    /// When it began, in milliseconds after the first lost edge.
+    pub fn at_ms(&self) -> f64 {
+        millis(self.at_us)
+    }
+
     /// The same, owning its texts.
     pub fn to_owned_report(&self) -> StepReport<'static> {
         let own = |s: &Cow<'_, str>| Cow::Owned(s.clone().into_owned());

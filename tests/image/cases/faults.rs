@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::card::Card;
+use crate::machine::{Job, Machine};
 use crate::parts::parts;
 use crate::scene::{CARD, POWER_FAIL, Scene, Setting, compare, hold, next_boot, saw};
 
@@ -86,6 +87,15 @@ fn an_agent_killed_while_parked_and_frozen_is_thawed_by_the_next_one() {
     compare("killed while frozen", &card, &account);
 }
 
+/// What a `foreign_writer` said that it committed.
+fn committed(machine: &Machine, writer: &Job) -> Option<u64> {
+    machine
+        .log_of(writer)
+        .lines()
+        .rev()
+        .find_map(|l| l.strip_prefix("committed ")?.parse().ok())
+}
+
 /// Our own rows are durable before the plan; another application's in `synchronous=NORMAL` are
 /// not. This is the test that sees the plan's own sync of a WAL.
 #[test]
@@ -105,12 +115,7 @@ fn a_guarded_database_that_syncs_nothing_itself_is_durable_after_the_plan() {
             .machine
             .spawn("writer", "foreign_writer /data/app.db wal 2 100 NORMAL");
         // Its application stands still with the database open, as between two measurements.
-        let committed = |m: &crate::machine::Machine| -> Option<u64> {
-            m.log_of(&writer)
-                .lines()
-                .rev()
-                .find_map(|l| l.strip_prefix("committed ")?.parse().ok())
-        };
+        let committed = |m: &Machine| committed(m, &writer);
         scene
             .machine
             .wait_for("commits", |m| (committed(m) > Some(100)).then_some(()));
@@ -173,12 +178,7 @@ fn a_writer_of_a_guarded_database_waits_while_parked_and_goes_on_after() {
     let writer = scene
         .machine
         .spawn("writer", "foreign_writer /data/app.db wal 20 100 FULL");
-    let committed = |m: &crate::machine::Machine| -> Option<u64> {
-        m.log_of(&writer)
-            .lines()
-            .rev()
-            .find_map(|l| l.strip_prefix("committed ")?.parse().ok())
-    };
+    let committed = |m: &Machine| committed(m, &writer);
     scene
         .machine
         .wait_for("commits", |m| (committed(m) > Some(10)).then_some(()));
