@@ -1,21 +1,15 @@
 //! What the agent's process may do: real-time priority, locked memory, freeze, power off.
 
-use std::fs;
+use crate::guard::rights::{IPC_LOCK, Rights, SYS_ADMIN, SYS_BOOT, SYS_NICE};
 
 use super::{Check, Patient};
-
-// <linux/capability.h>
-const IPC_LOCK: u32 = 14;
-const SYS_ADMIN: u32 = 21;
-const SYS_BOOT: u32 = 22;
-const SYS_NICE: u32 = 23;
 
 pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
     // The agent's own rights where one runs, else those of whoever asks.
     let pid = p
         .agent
         .map_or_else(|| "self".to_owned(), |s| s.pid.to_string());
-    let Some(caps) = effective(&pid) else {
+    let Some(rights) = Rights::of(&pid) else {
         out.push(Check::warn(
             "rights",
             format!("cannot read /proc/{pid}/status"),
@@ -23,7 +17,7 @@ pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
         ));
         return;
     };
-    let has = |cap: u32| caps & (1 << cap) != 0;
+    let has = |capability| rights.has(capability);
     let mut check = |name: &str, held: bool, what: &str, cap: &str| {
         out.push(if held {
             Check::ok(name, what)
@@ -64,10 +58,4 @@ pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
             );
         }
     }
-}
-
-fn effective(pid: &str) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let hex = status.lines().find_map(|l| l.strip_prefix("CapEff:"))?;
-    u64::from_str_radix(hex.trim(), 16).ok()
 }

@@ -16,6 +16,7 @@ use crate::config::{BoardSettings, FreezePolicy, OnParkMax};
 use crate::durable;
 
 use super::mount::freeze_refusal;
+use super::rights::{self, Rights};
 
 /// Exit code of the process when the simulated board goes off.
 const SIM_OFF: i32 = 10;
@@ -77,7 +78,10 @@ impl KernelMachine {
             path: data_dir.display().to_string(),
             source: e.into(),
         })?;
-        let refusal = freeze_refusal(data_dir);
+        let refusal = freeze_refusal(data_dir).or_else(|| {
+            let may = Rights::own().has(rights::SYS_ADMIN);
+            (!may).then(|| "the agent has no right to freeze (CAP_SYS_ADMIN)".to_owned())
+        });
         let policy = match freeze {
             FreezePolicy::Never => Some("power.freeze is \"never\"".to_owned()),
             FreezePolicy::Auto => None,

@@ -17,6 +17,7 @@ mod own;
 mod plan;
 mod realtime;
 mod record;
+pub mod rights;
 mod runner;
 mod shared;
 mod watch;

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use super::rights::{self, Rights};
+
 /// Real-time priorities: the guard before the plan, the plan before the marker.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Priority {
@@ -39,7 +41,7 @@ pub fn lock_memory() -> io::Result<()> {
     let unlimited = rustix::process::getrlimit(rustix::process::Resource::Memlock)
         .current
         .is_none();
-    if !unlimited && !has_ipc_lock() {
+    if !unlimited && !Rights::own().has(rights::IPC_LOCK) {
         return Err(io::Error::other(
             "needs CAP_IPC_LOCK or an unlimited RLIMIT_MEMLOCK (LimitMEMLOCK=infinity)",
         ));
@@ -50,16 +52,4 @@ pub fn lock_memory() -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-fn has_ipc_lock() -> bool {
-    const CAP_IPC_LOCK: u32 = 14;
-    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
-        return false;
-    };
-    let effective = status
-        .lines()
-        .find_map(|l| l.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
-    effective.is_some_and(|caps| caps & (1 << CAP_IPC_LOCK) != 0)
 }
