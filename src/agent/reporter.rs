@@ -22,7 +22,7 @@ use crate::store::{Orders, StoreState};
 use super::costs::{CostsKeeper, Governor, lock};
 use super::status::StatusSource;
 
-/// How often the reporter looks without being told.
+/// How often the reporter looks without being told, unless the watchdog wants more.
 const TICK: Duration = Duration::from_secs(2);
 /// The guard thread must have turned within this time, or the watchdog is not fed.
 const BEAT: Duration = Duration::from_secs(10);
@@ -107,9 +107,10 @@ impl Reporter {
         let thread = std::thread::Builder::new()
             .name("holdup-report".into())
             .spawn(move || {
+                let tick = watchdog_every().map_or(TICK, |t| t.min(TICK));
                 desk.look();
                 while !asked.load(Ordering::SeqCst) {
-                    if let Some((at, notice)) = notices.next(TICK) {
+                    if let Some((at, notice)) = notices.next(tick) {
                         desk.tell(at, notice);
                     }
                     desk.look();
@@ -179,8 +180,7 @@ impl Desk {
             self.said = words;
         }
         let alive = now.since(self.source.shared.beat()) < BEAT;
-        let every = sd_notify::watchdog_enabled().map(|t| t / 3);
-        if every.is_some_and(|t| now.since(self.fed) >= t) && alive {
+        if watchdog_every().is_some_and(|t| now.since(self.fed) >= t) && alive {
             notify(&[NotifyState::Watchdog]);
             self.fed = now;
         }
@@ -242,6 +242,11 @@ impl Desk {
     fn let_writers_go_on(&self) {
         self.source.orders.retry_now();
     }
+}
+
+/// How often the service manager wants to hear of us, with a margin.
+fn watchdog_every() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|t| t / 3)
 }
 
 fn notify(state: &[NotifyState<'_>]) {

@@ -292,3 +292,38 @@ fn repeats_with_ids_after_a_kill_are_stored_once() {
     agent.stop();
     assert_eq!(home.values(), (0..150).map(f64::from).collect::<Vec<_>>());
 }
+
+#[test]
+fn the_service_manager_is_told_and_the_watchdog_fed_also_while_parked() {
+    use std::os::unix::net::UnixDatagram;
+    let home = Home::new();
+    let socket = home.path("notify.sock");
+    let manager = UnixDatagram::bind(&socket).expect("bind");
+    manager
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .expect("time-out");
+    let heard = |word: &str| {
+        let mut buffer = [0u8; 512];
+        poll(word, || {
+            let n = manager
+                .recv(&mut buffer)
+                .expect("the agent tells something");
+            String::from_utf8_lossy(&buffer[..n])
+                .contains(word)
+                .then_some(())
+        });
+    };
+    let socket = socket.display().to_string();
+    let mut agent = home.start_with(&[("NOTIFY_SOCKET", &socket), ("WATCHDOG_USEC", "3000000")]);
+    heard("READY=1");
+    heard("STATUS=Good");
+    heard("WATCHDOG=1");
+    agent.wait_for("service", |s| s["store"] == "running");
+    home.power(true);
+    agent.wait_for_supply("Parked");
+    heard("STATUS=Parked");
+    heard("WATCHDOG=1");
+    agent.signal("TERM");
+    heard("STOPPING=1");
+    assert!(agent.ended().success());
+}

@@ -67,6 +67,11 @@ impl Home {
 
     /// Starts `holdup run`; does not wait for anything.
     pub(crate) fn start(&self) -> Agent<'_> {
+        self.start_with(&[])
+    }
+
+    /// The same with further environment.
+    pub(crate) fn start_with(&self, environment: &[(&str, &str)]) -> Agent<'_> {
         let log = File::options()
             .create(true)
             .append(true)
@@ -75,6 +80,7 @@ impl Home {
         let child = Command::new(env!("CARGO_BIN_EXE_holdup"))
             .args(["run", "--config"])
             .arg(self.config())
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stderr(log)
             .spawn()
