@@ -10,7 +10,6 @@ mod status;
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -19,7 +18,6 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tokio::io::AsyncWriteExt;
-use tokio::net::UnixListener;
 use tokio::sync::watch;
 
 use crate::clock::{Clock, SystemClock, boot_id};
@@ -96,7 +94,7 @@ impl AgentError {
     /// The process's exit code: 3 refused, 4 I/O.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Instance(InstanceError::Running { .. })
+            Self::Instance(InstanceError::Running { .. } | InstanceError::DataInUse(_))
             | Self::Machine(MachineError::Simulated(_)) => 3,
             Self::Io { .. }
             | Self::Instance(_)
@@ -180,7 +178,7 @@ impl Agent {
                 settings.power.freeze,
             )?)
         };
-        let (instance, thawed) = Instance::take(run_dir, &*machine)?;
+        let (instance, thawed) = Instance::take(run_dir, data_dir, &*machine)?;
         if thawed {
             log::warn!(
                 "thawed {}, which an earlier holdup left frozen",
@@ -246,11 +244,10 @@ impl Agent {
             &settings.gateway.store_path(),
             desk.orders(),
         ))];
+        let own = vec![settings.gateway.store_path(), settings.gateway.queue_path()];
         for d in &settings.databases {
-            databases.push(Box::new(ForeignDatabase::new(
-                d.clone(),
-                Arc::clone(&clock),
-            )));
+            let (d, clock) = (d.clone(), Arc::clone(&clock));
+            databases.push(Box::new(ForeignDatabase::new(d, own.clone(), clock)));
         }
         let can_cut = settings.board.cycles_supply
             && (settings.board.safe_to_cut.is_some() || settings.board.is_sim());
@@ -470,14 +467,7 @@ async fn serve_sockets(
     let listener = ingest::bind(&options.socket)?;
     let serving = tokio::spawn(ingest::serve(listener, options, intake, pause, stopping));
     let path = settings.gateway.status_socket();
-    let io = |what, path: &Path| {
-        let path = path.to_owned();
-        move |source| AgentError::Io { what, path, source }
-    };
-    remove_stale(&path).map_err(io("replace", &path))?;
-    let listener = UnixListener::bind(&path).map_err(io("listen on", &path))?;
-    let mode = fs::Permissions::from_mode(0o660);
-    fs::set_permissions(&path, mode).map_err(io("set the mode of", &path))?;
+    let listener = ingest::bind(&path)?;
     tokio::spawn(async move {
         loop {
             let Ok((mut stream, _)) = listener.accept().await else {

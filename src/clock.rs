@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::ops::{Add, Sub};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -88,6 +88,9 @@ pub trait Clock: Send + Sync + fmt::Debug {
     fn mono(&self) -> Mono;
     /// Now, for people.
     fn wall(&self) -> Wall;
+    /// Does the kernel know that the wall clock is right (a time server set it)? A Pi 5 without
+    /// a battery on its clock boots somewhere in the past.
+    fn is_synchronised(&self) -> bool;
 }
 
 /// The kernel's clocks.
@@ -104,6 +107,16 @@ impl Clock for SystemClock {
         let t = clock_gettime(ClockId::Realtime);
         Wall(t.tv_sec * 1_000 + t.tv_nsec / 1_000_000)
     }
+
+    #[expect(unsafe_code, reason = "rustix has no adjtimex")]
+    fn is_synchronised(&self) -> bool {
+        // SAFETY: all zeros are a valid `timex`, and with no mode set adjtimex(2) only reads.
+        let status = unsafe {
+            let mut t: libc::timex = std::mem::zeroed();
+            (libc::adjtimex(&raw mut t) >= 0).then_some(t.status)
+        };
+        status.is_some_and(|s| s & libc::STA_UNSYNC == 0)
+    }
 }
 
 /// A clock that stands still until a test turns it.
@@ -111,6 +124,7 @@ impl Clock for SystemClock {
 pub struct ManualClock {
     mono: AtomicU64,
     wall: AtomicI64,
+    unsure: AtomicBool,
 }
 
 impl ManualClock {
@@ -119,6 +133,7 @@ impl ManualClock {
         Self {
             mono: AtomicU64::new(3_600_000_000_000),
             wall: AtomicI64::new(1_767_225_600_000),
+            unsure: AtomicBool::new(false),
         }
     }
 
@@ -134,6 +149,11 @@ impl ManualClock {
         );
     }
 
+    /// Says whether a time server has set it; it stands synchronised.
+    pub fn set_synchronised(&self, on: bool) {
+        self.unsure.store(!on, Ordering::SeqCst);
+    }
+
     /// Sets the wall clock alone, as a time server does.
     pub fn set_wall(&self, wall: Wall) {
         self.wall.store(wall.0, Ordering::SeqCst);
@@ -147,6 +167,10 @@ impl Clock for ManualClock {
 
     fn wall(&self) -> Wall {
         Wall(self.wall.load(Ordering::SeqCst))
+    }
+
+    fn is_synchronised(&self) -> bool {
+        !self.unsure.load(Ordering::SeqCst)
     }
 }
 

@@ -111,6 +111,8 @@ pub struct Gpio {
     pub chip: Option<String>,
     /// The line's number on the chip.
     pub line: Option<u32>,
+    /// What the power-fail line reads now, believed or not: `lost` or `good`.
+    pub reads: Option<String>,
     /// Why the lines cannot be read.
     pub error: Option<String>,
 }
@@ -141,6 +143,9 @@ impl StatusSource {
             StoreState::Starting | StoreState::Running | StoreState::Stopped => None,
         };
         found.extend(store_reason);
+        if self.shared.databases().iter().any(|d| d.problem) {
+            found.push(Reason::GuardedUnusable).ok();
+        }
         let guarded = guarded(&lock(&self.settings));
         assess(Situation {
             health: published.health,
@@ -165,6 +170,7 @@ impl StatusSource {
             .collect();
         for own in all.iter_mut().filter(|d| d.role == "own") {
             own.wal_frames = frames;
+            own.state = self.orders.stats().state.name().to_owned();
         }
         all
     }
@@ -203,7 +209,7 @@ impl StatusSource {
             store: stats.state.name().to_owned(),
             last_outage: self.shared.last_outage(),
             databases: self.databases(),
-            gpio: gpio(&lock(&self.seen)),
+            gpio: gpio(&lock(&self.seen), published.reads_lost),
             gauge_percent: published.gauge_percent,
             freeze_refused: self.machine.freeze_refusal().map(str::to_owned),
             realtime: self.shared.realtime_threads() == 2,
@@ -212,7 +218,7 @@ impl StatusSource {
     }
 }
 
-fn gpio(seen: &LinesSeen) -> Gpio {
+fn gpio(seen: &LinesSeen, lost: Option<bool>) -> Gpio {
     let Some(LinesDescription { abi, lines, .. }) = &seen.open else {
         return Gpio {
             abi: "none".to_owned(),
@@ -225,6 +231,7 @@ fn gpio(seen: &LinesSeen) -> Gpio {
         abi: (*abi).to_owned(),
         chip: fail.map(|l| l.chip.clone()),
         line: fail.map(|l| l.offset),
+        reads: lost.map(|lost| if lost { "lost" } else { "good" }.to_owned()),
         error: None,
     }
 }

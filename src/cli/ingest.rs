@@ -63,9 +63,15 @@ pub fn run(
     let stream = match UnixStream::connect(&path) {
         Ok(stream) => stream,
         Err(e) => {
+            let refused = e.kind() == io::ErrorKind::PermissionDenied;
+            let remedy = if refused {
+                "send as root or as a member of the agent's group"
+            } else {
+                "start it with `holdup run`"
+            };
             writeln!(
                 stderr,
-                "error: no agent answers at {} ({e}); start it with `holdup run`",
+                "error: no agent answers at {} ({e}); {remedy}",
                 path.display()
             )?;
             return Ok(LOST);

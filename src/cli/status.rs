@@ -1,6 +1,6 @@
 //! `holdup status`: what the agent says, in words or as JSON.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -53,7 +53,20 @@ fn no_agent(
     let record = settings.gateway.record_path();
     let last = read_last(&record, &boot_id().unwrap_or_default())
         .with_context(|| format!("cannot read {}", record.display()))?;
+    let causes: Vec<_> = why
+        .chain()
+        .filter_map(|c| c.downcast_ref::<io::Error>())
+        .collect();
+    let is = |kind| causes.iter().any(|e| e.kind() == kind);
     let why = super::explain(why);
+    if is(io::ErrorKind::PermissionDenied) {
+        anyhow::bail!("{why}: an agent may run; ask as root or as a member of the agent's group");
+    }
+    if is(io::ErrorKind::WouldBlock) || is(io::ErrorKind::TimedOut) {
+        anyhow::bail!(
+            "the agent does not answer ({why}): look at `journalctl -u holdup`, restart it"
+        );
+    }
     if as_json {
         let answer = json!({ "running": false, "error": why, "last_outage": last });
         writeln!(out, "{}", serde_json::to_string_pretty(&answer)?)?;
@@ -101,7 +114,10 @@ fn print(s: &Status, out: &mut dyn Write) -> anyhow::Result<()> {
         ),
     )?;
     let line = match (&s.gpio.chip, s.gpio.line) {
-        (Some(chip), Some(line)) => format!("{chip} line {line} ({})", s.gpio.abi),
+        (Some(chip), Some(line)) => {
+            let reads = s.gpio.reads.as_deref().unwrap_or("unknown");
+            format!("{chip} line {line} ({}), reads {reads}", s.gpio.abi)
+        }
         (Some(chip), None) => format!("{chip} ({})", s.gpio.abi),
         (None, _) => s
             .gpio

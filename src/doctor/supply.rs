@@ -62,10 +62,17 @@ fn lines(p: &Patient<'_>, out: &mut Vec<Check>) {
             }
             (None, _, None) => "not wired".to_owned(),
         };
-        out.push(Check::ok(
-            "power_fail",
-            format!("held by the agent: {found}; supply {}", s.supply),
-        ));
+        let reads = s.gpio.reads.as_deref().unwrap_or("unknown");
+        let found = format!("held by the agent: {found}; reads {reads}");
+        out.push(if reads == "lost" {
+            Check::warn(
+                "power_fail",
+                found,
+                "if power is good, check its wiring, active level and bias",
+            )
+        } else {
+            Check::ok("power_fail", found)
+        });
         return;
     }
     if p.settings.board.is_sim() {

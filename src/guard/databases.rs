@@ -16,6 +16,8 @@ pub struct DatabaseView {
     pub priority: i32,
     /// Frames in its WAL; `None` where nobody has it open.
     pub wal_frames: Option<u32>,
+    /// It cannot be guarded as it is; `state` says why.
+    pub problem: bool,
     /// What is known about it, in words.
     pub state: String,
 }
@@ -39,6 +41,8 @@ pub trait GuardedDatabase: Send + fmt::Debug {
     fn is_quiet(&mut self, patience: Duration) -> bool;
     /// A checkpoint while service goes on.
     fn checkpoint_early(&mut self);
+    /// Looks at it while service goes on.
+    fn inspect(&mut self);
     /// The outage is over: let other writers in again.
     fn release(&mut self);
     /// For status. Must not touch the data file system: it is asked while that is frozen.

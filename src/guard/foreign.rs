@@ -6,13 +6,15 @@
 //! a transaction cannot). The lock is kept until the outage is over. A database that nobody has
 //! open is never opened: the agent would own its -wal and -shm and lock the owner out.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
 
 use crate::clock::{Clock, Mono};
@@ -25,6 +27,10 @@ use super::databases::{DatabaseView, GuardedDatabase};
 /// and the lock slots of the -shm.
 const DB_LOCKS: (u64, u64) = (0x4000_0000, 512);
 const SHM_LOCKS: (u64, u64) = (120, 9);
+/// The first bytes of every SQLite database.
+const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
+/// A writer in the middle of its transaction is waited for this long at most.
+const LOCK_WAIT: Duration = Duration::from_millis(250);
 /// How often a writer that holds the lock is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(1);
 
@@ -35,14 +41,18 @@ pub struct ForeignDatabase {
     name: String,
     medium: Option<Arc<Medium>>,
     clock: Arc<dyn Clock>,
+    /// The agent's own databases: opening and closing one of them here would drop its locks.
+    own: Vec<PathBuf>,
+    problem: bool,
     /// Holds BEGIN IMMEDIATE from the checkpoint to the release.
     held: Option<Connection>,
     state: String,
 }
 
 impl ForeignDatabase {
-    /// The database of a `[[database]]` entry. It may not exist yet.
-    pub fn new(settings: DatabaseSettings, clock: Arc<dyn Clock>) -> Self {
+    /// The database of a `[[database]]` entry. It may not exist yet. `own` are the agent's, which
+    /// it must not be under whatever name.
+    pub fn new(settings: DatabaseSettings, own: Vec<PathBuf>, clock: Arc<dyn Clock>) -> Self {
         let name = settings
             .path
             .file_name()
@@ -53,17 +63,21 @@ impl ForeignDatabase {
             name,
             medium: None,
             clock,
+            own,
+            problem: false,
             held: None,
             state: "not looked at".to_owned(),
         }
     }
 
     fn sync(&mut self) -> Result<(), String> {
+        self.check()?;
         // Its directory may have appeared since the start, or lie on another file system; the
         // latch is therefore its own.
         let dir = self.settings.path.parent().unwrap_or(Path::new("/"));
         let medium = match &self.medium {
             Some(m) => Arc::clone(m),
+            None if !dir.exists() => return Ok(()),
             None => {
                 let opened = Arc::new(Medium::open(dir).map_err(explain)?);
                 self.medium = Some(Arc::clone(&opened));
@@ -75,14 +89,38 @@ impl ForeignDatabase {
             self.beside("-wal"),
             self.settings.path.clone(),
         ] {
-            match File::open(&path) {
-                // No connection of ours is open, so closing this drops nobody's lock.
-                Ok(file) => medium.sync_data(&file, &path).map_err(explain)?,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(format!("cannot open {}: {e}", path.display())),
+            // No connection of ours is open, so closing this drops nobody's lock.
+            if let Some(file) = open_plain(&path).map_err(|e| cannot_open(&path, &e))? {
+                medium.sync_data(&file, &path).map_err(explain)?;
             }
         }
         Ok(())
+    }
+
+    /// Is it something that may be guarded? Looks at the file by its name before it opens it.
+    fn check(&self) -> Result<(), String> {
+        let path = &self.settings.path;
+        let Ok(it) = fs::metadata(path) else {
+            return Ok(());
+        };
+        let same = |own: &PathBuf| {
+            fs::metadata(own).is_ok_and(|m| (m.dev(), m.ino()) == (it.dev(), it.ino()))
+        };
+        if self.own.iter().any(same) {
+            return Err(format!(
+                "{} is the agent's own database under another name; remove it from [[database]]",
+                path.display()
+            ));
+        }
+        let mut head = [0u8; 16];
+        let file = open_plain(path).map_err(|e| cannot_open(path, &e))?;
+        let read = file.map_or(Ok(0), |f| f.read_at(&mut head, 0));
+        match read.map_err(|e| cannot_open(path, &e))? {
+            // Empty is a database that its application has not written yet.
+            0 => Ok(()),
+            16 if &head == SQLITE_MAGIC => Ok(()),
+            _ => Err(format!("{} is not an SQLite database", path.display())),
+        }
     }
 
     fn beside(&self, suffix: &str) -> PathBuf {
@@ -160,7 +198,8 @@ impl GuardedDatabase for ForeignDatabase {
         if self.held.is_some() {
             return Ok(0);
         }
-        let until = self.clock.mono() + left / 2;
+        self.check()?;
+        let until = self.clock.mono() + (left / 4).min(LOCK_WAIT);
         let open = self
             .owner_has_it_open()
             .map_err(|e| format!("cannot probe the locks of {}: {e}", self.name))?;
@@ -183,6 +222,24 @@ impl GuardedDatabase for ForeignDatabase {
 
     fn checkpoint_early(&mut self) {}
 
+    fn inspect(&mut self) {
+        if self.held.is_some() {
+            return;
+        }
+        let checked = self.check();
+        self.problem = checked.is_err();
+        self.state = match checked {
+            Err(why) => {
+                if self.state != why {
+                    log::error!("guarded database: {why}");
+                }
+                why
+            }
+            Ok(()) if !self.settings.path.exists() => "does not exist yet".to_owned(),
+            Ok(()) => "watched".to_owned(),
+        };
+    }
+
     fn release(&mut self) {
         if let Some(holder) = self.held.take() {
             // Closing rolls back what the lock began; nothing was written in it.
@@ -197,17 +254,38 @@ impl GuardedDatabase for ForeignDatabase {
             role: "guarded",
             priority: self.settings.priority,
             wal_frames: None,
+            problem: self.problem,
             state: self.state.clone(),
         }
     }
 }
 
+/// Opens a regular file for reading; `None` where there is nothing. Never blocks: whoever owns the
+/// directory could have put a FIFO there.
+fn open_plain(path: &Path) -> io::Result<Option<File>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => {
+            let file = File::from(fd);
+            if file.metadata()?.is_file() {
+                Ok(Some(file))
+            } else {
+                Err(io::Error::other("it is not a regular file"))
+            }
+        }
+        Err(rustix::io::Errno::NOENT) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn cannot_open(path: &Path, e: &io::Error) -> String {
+    format!("cannot open {}: {e}", path.display())
+}
+
 /// Does another process hold a lock in that range? A missing file has none.
 fn is_locked(path: &Path, (start, length): (u64, u64)) -> io::Result<bool> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(e),
+    let Some(file) = open_plain(path)? else {
+        return Ok(false);
     };
     let probe = Flock {
         start,
@@ -254,7 +332,11 @@ mod tests {
             priority: 50,
             unit: None,
         };
-        ForeignDatabase::new(settings, Arc::new(SystemClock))
+        ForeignDatabase::new(
+            settings,
+            vec![path.with_file_name("own.db")],
+            Arc::new(SystemClock),
+        )
     }
 
     #[test]
@@ -276,9 +358,59 @@ mod tests {
     }
 
     #[test]
+    fn the_agents_own_database_under_another_name_is_never_opened() {
+        let home = tempfile::tempdir().expect("temp dir");
+        let own = home.path().join("own.db");
+        Connection::open(&own)
+            .and_then(|c| c.execute_batch("CREATE TABLE t(a)"))
+            .expect("fill");
+        for (name, link) in [("soft.db", true), ("hard.db", false)] {
+            let path = home.path().join(name);
+            if link {
+                std::os::unix::fs::symlink(&own, &path).expect("link");
+            } else {
+                fs::hard_link(&own, &path).expect("link");
+            }
+            let mut db = guarded(&path);
+            let e = db.commit(Duration::from_secs(1)).expect_err("refused");
+            assert!(e.contains("own database under another name"), "{e}");
+            assert!(db.checkpoint(Duration::from_secs(1)).is_err());
+            db.inspect();
+            assert!(db.view().problem);
+        }
+    }
+
+    #[test]
+    fn a_fifo_or_junk_in_its_place_is_named_and_never_waited_for() {
+        let home = tempfile::tempdir().expect("temp dir");
+        let path = home.path().join("app.db");
+        let fifo = home.path().join("app.db-journal");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )
+        .expect("fifo");
+        let e = guarded(&path)
+            .commit(Duration::from_secs(1))
+            .expect_err("a fifo");
+        assert!(e.contains("app.db-journal") && e.contains("regular"), "{e}");
+        let junk = home.path().join("junk.db");
+        File::create(&junk)
+            .and_then(|f| f.write_all_at(b"these are notes, not rows", 0))
+            .expect("junk");
+        let e = guarded(&junk)
+            .commit(Duration::from_secs(1))
+            .expect_err("junk");
+        assert!(e.contains("not an SQLite database"), "{e}");
+    }
+
+    #[test]
     fn a_missing_database_is_no_failure() {
         let home = tempfile::tempdir().expect("temp dir");
-        let mut db = guarded(&home.path().join("later.db"));
+        let mut db = guarded(&home.path().join("no/such/later.db"));
         db.commit(Duration::from_secs(1)).expect("commit");
         assert_eq!(db.checkpoint(Duration::from_secs(1)), Ok(0));
     }

@@ -18,7 +18,8 @@ use super::machine::Machine;
 /// The lock, held until dropped.
 #[derive(Debug)]
 pub struct Instance {
-    _file: File,
+    _run: File,
+    _data: File,
 }
 
 /// Why the agent may not run.
@@ -26,7 +27,7 @@ pub struct Instance {
 pub enum InstanceError {
     /// Another one runs.
     #[error(
-        "another holdup (pid {pid}) runs with {}; stop it first, or give this one a run_dir of its own",
+        "another holdup (pid {pid}) runs with {}; stop it first, or give this one directories of its own",
         lock.display()
     )]
     Running {
@@ -35,6 +36,12 @@ pub enum InstanceError {
         /// The lock.
         lock: PathBuf,
     },
+    /// Another one has the data directory, with a run_dir of its own.
+    #[error(
+        "another holdup has {} open, with another run_dir; stop it first",
+        .0.display()
+    )]
+    DataInUse(PathBuf),
     /// The lock cannot be made.
     #[error("cannot {what} {}", path.display())]
     Io {
@@ -48,8 +55,13 @@ pub enum InstanceError {
 }
 
 impl Instance {
-    /// Takes the lock, then thaws what an earlier agent left frozen; `true` when it had.
-    pub fn take(run_dir: &Path, machine: &dyn Machine) -> Result<(Self, bool), InstanceError> {
+    /// Takes the lock in `run_dir` and one on `data_dir`, then thaws what an earlier agent left
+    /// frozen; `true` when it had.
+    pub fn take(
+        run_dir: &Path,
+        data_dir: &Path,
+        machine: &dyn Machine,
+    ) -> Result<(Self, bool), InstanceError> {
         let path = run_dir.join("holdup.lock");
         let io = |what| {
             let path = path.clone();
@@ -78,13 +90,28 @@ impl Instance {
                 return Err(InstanceError::Running { pid, lock: path });
             }
         }
+        // Before the thaw: what another agent froze is not ours to thaw.
+        let data = File::open(data_dir).map_err(|source| InstanceError::Io {
+            what: "open directory",
+            path: data_dir.to_owned(),
+            source,
+        })?;
+        if flock(&data, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(InstanceError::DataInUse(data_dir.to_owned()));
+        }
         thawed |= machine
             .thaw()
             .map_err(io("thaw the data file system for"))?;
         file.set_len(0).map_err(io("write"))?;
         file.rewind().map_err(io("write"))?;
         writeln!(file, "{}", std::process::id()).map_err(io("write"))?;
-        Ok((Self { _file: file }, thawed))
+        Ok((
+            Self {
+                _run: file,
+                _data: data,
+            },
+            thawed,
+        ))
     }
 }
 
@@ -141,13 +168,18 @@ mod tests {
     #[test]
     fn a_second_agent_is_refused_and_told_who_holds_the_lock() {
         let dir = tempfile::tempdir().expect("temp dir");
-        let (first, _) = Instance::take(dir.path(), &SimMachine).expect("first");
-        let e = Instance::take(dir.path(), &SimMachine).expect_err("second");
+        let data = tempfile::tempdir().expect("temp dir");
+        let take = |run: &Path| Instance::take(run, data.path(), &SimMachine);
+        let (first, _) = take(dir.path()).expect("first");
+        let e = take(dir.path()).expect_err("second");
         assert!(
             e.to_string().contains(&std::process::id().to_string()),
             "{e}"
         );
+        let other = tempfile::tempdir().expect("temp dir");
+        let e = take(other.path()).expect_err("with another run_dir");
+        assert!(matches!(e, InstanceError::DataInUse(_)), "{e}");
         drop(first);
-        Instance::take(dir.path(), &SimMachine).expect("after the first has gone");
+        take(dir.path()).expect("after the first has gone");
     }
 }

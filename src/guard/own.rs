@@ -88,6 +88,8 @@ impl GuardedDatabase for OwnStore {
         }
     }
 
+    fn inspect(&mut self) {}
+
     fn release(&mut self) {
         self.orders.retry_now();
     }
@@ -99,6 +101,7 @@ impl GuardedDatabase for OwnStore {
             role: "own",
             priority: PRIORITY,
             wal_frames: Some(stats.wal_frames),
+            problem: false,
             state: match stats.state {
                 StoreState::Failed(ref why) => format!("failed: {why}"),
                 StoreState::Starting

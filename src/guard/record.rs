@@ -62,8 +62,11 @@ pub struct StepReport<'a> {
     pub database: Option<Cow<'a, str>>,
     /// When it began, in microseconds after the first lost edge.
     pub at_us: u64,
-    /// What it took, in microseconds; for a dropped step what it would have needed.
+    /// What it took, in microseconds.
     pub took_us: u64,
+    /// What a dropped step may have taken, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs_us: Option<u64>,
     /// `done`, `dropped`, `skipped` or `failed`.
     pub outcome: Cow<'a, str>,
     /// Why, unless it was done.
@@ -148,10 +151,22 @@ impl OutageRecord {
         now: Wall,
     ) -> Result<(Self, BlockFile, Option<LastOutage>), RecordError> {
         let file = BlockFile::open(medium, path, FIRST + KEPT * MARKS)?;
-        let mut marks = Vec::new();
+        let (mut marks, mut damaged) = (Vec::new(), 0);
         for index in 0..file.blocks() {
-            // A block that does not check is a mark that was cut, or was never written.
-            marks.extend(decode(&file.read(index)?));
+            let block = file.read(index)?;
+            match decode(&block) {
+                Some(mark) => marks.push(mark),
+                // A mark that was cut, or damage.
+                None if block.iter().any(|b| *b != 0) => damaged += 1,
+                None => {}
+            }
+        }
+        if damaged > 0 {
+            log::warn!(
+                "{}: {damaged} of {} marks cannot be read; what they told of earlier outages is lost",
+                path.display(),
+                file.blocks()
+            );
         }
         let last = verdict(&marks, boot);
         let session = marks
@@ -421,7 +436,11 @@ impl fmt::Display for StepReport<'_> {
         write!(f, " {}", self.outcome)?;
         match &*self.outcome {
             "skipped" => {}
-            "dropped" => write!(f, ", may take {:.1} ms", millis(self.took_us))?,
+            "dropped" => write!(
+                f,
+                ", could take {:.1} ms",
+                millis(self.needs_us.unwrap_or_default())
+            )?,
             _ => write!(f, " in {:.1} ms", millis(self.took_us))?,
         }
         self.why.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
@@ -442,6 +461,7 @@ impl StepReport<'_> {
             database: self.database.as_ref().map(own),
             at_us: self.at_us,
             took_us: self.took_us,
+            needs_us: self.needs_us,
             outcome: own(&self.outcome),
             why: self.why.as_ref().map(own),
         }
@@ -526,6 +546,7 @@ mod tests {
                 database: Some("edge_store.db".into()),
                 at_us: 1,
                 took_us: 2,
+                needs_us: None,
                 outcome: "done".into(),
                 why: None,
             };
@@ -626,6 +647,7 @@ mod tests {
             database: Some("x".repeat(200).into()),
             at_us: 1,
             took_us: 2,
+            needs_us: None,
             outcome: "done".into(),
             why: None,
         };

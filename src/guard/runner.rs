@@ -26,6 +26,9 @@ const IDLE: Duration = Duration::from_secs(10);
 /// What a step is given when the hold-up time is over but the supply still lives.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// What a checkpoint is given at least: it was found to fit.
+const LEAST: Duration = Duration::from_millis(10);
+
 /// What the plan thread is made of.
 #[derive(Debug)]
 pub struct PlanOptions {
@@ -114,7 +117,7 @@ struct Trace {
 #[derive(Debug, Clone)]
 enum Outcome {
     Done,
-    Dropped,
+    Dropped(Duration),
     Skipped(String),
     Failed(String),
 }
@@ -126,6 +129,8 @@ struct Outage {
     lost_at: Mono,
     parked_at: Mono,
     frozen: bool,
+    /// It has a begin mark, so that its later marks have a place.
+    marked: bool,
     traces: Vec<Trace, STEPS>,
     /// How many of the traces the end mark told.
     told: usize,
@@ -150,11 +155,12 @@ struct Runner {
 impl Runner {
     fn serve(&mut self) {
         self.calibrate();
-        self.publish_databases();
+        self.inspect();
         loop {
             let orders = self.orders.take(IDLE);
             if orders & order::RESUME != 0 {
                 self.resume();
+                self.inspect();
                 self.shared.call(call::RESUMED);
             }
             if orders & order::SETTLE != 0 {
@@ -175,13 +181,19 @@ impl Runner {
         }
     }
 
+    /// Never while parked: it reads files.
+    fn inspect(&mut self) {
+        self.databases.iter_mut().for_each(|d| d.inspect());
+        self.publish_databases();
+    }
+
     /// One mark, so that its cost on this card is known before it matters.
     fn calibrate(&mut self) {
         let now = self.clock.wall();
         // An unused slot: the stopped mark of the session before this one.
         let record = &self.record;
         self.marker.ask(|block| record.not_stopped(block, now));
-        match self.marker.wait(Duration::from_secs(10)) {
+        match self.marker.wait(GRACE) {
             Ok(took) => lock(&self.budget).mark.note(took),
             Err(e) => log::warn!("cannot write the outage record: {e}"),
         }
@@ -199,6 +211,7 @@ impl Runner {
             lost_at,
             parked_at: lost_at,
             frozen: false,
+            marked,
             traces: Vec::new(),
             told: 0,
             last: LastOutage {
@@ -216,9 +229,9 @@ impl Runner {
         while let Some(decision) = plan.next(self.clock.mono(), deadline, |s| self.cost(s)) {
             let began = self.clock.mono();
             let (step, outcome, took) = match decision {
-                Decision::Drop(step, cost) => (step, Outcome::Dropped, cost.worst),
+                Decision::Drop(step, cost) => (step, Outcome::Dropped(cost.worst), Duration::ZERO),
                 Decision::Run(step) => {
-                    let outcome = self.step(step, deadline, marked, &mut outage);
+                    let outcome = self.step(step, deadline, &mut outage);
                     (step, outcome, self.clock.mono().since(began))
                 }
             };
@@ -266,18 +279,23 @@ impl Runner {
         }
     }
 
-    fn step(&mut self, step: Step, deadline: Mono, marked: bool, outage: &mut Outage) -> Outcome {
+    fn step(&mut self, step: Step, deadline: Mono, outage: &mut Outage) -> Outcome {
         let left = deadline.since(self.clock.mono()).max(GRACE);
         let done = match step {
             Step::Commit(n) => self.database(n).commit(left),
-            Step::Checkpoint(n) => self.database(n).checkpoint(left).map(drop),
+            Step::Checkpoint(n) => {
+                // What is durable already must not cost the end mark its time.
+                let mark = lock(&self.budget).cost(StepKind::Mark, 0).expected;
+                let left = deadline.since(self.clock.mono()).saturating_sub(mark);
+                self.database(n).checkpoint(left.max(LEAST)).map(drop)
+            }
             Step::Quiet => {
                 // Never called quiet while someone may still write: without end if need be.
                 while !self.gate.wait_quiet(GRACE) {}
                 outage.last.edge_to_quiet_ms = Some(millis(us(self.clock.mono(), outage.lost_at)));
                 Ok(())
             }
-            Step::EndMark => self.end_mark(deadline, marked, outage),
+            Step::EndMark => self.end_mark(deadline, outage),
             Step::SyncFs => self.medium.syncfs().map_err(|e| e.to_string()),
             Step::Freeze => self.machine.freeze().map_err(|e| e.to_string()),
         };
@@ -287,22 +305,24 @@ impl Runner {
         }
     }
 
-    fn end_mark(
-        &mut self,
-        deadline: Mono,
-        marked: bool,
-        outage: &mut Outage,
-    ) -> Result<(), String> {
+    fn end_mark(&mut self, deadline: Mono, outage: &mut Outage) -> Result<(), String> {
         let now = self.clock.mono();
         let failed = outage
             .traces
             .iter()
             .find_map(|t| match (&t.step, &t.outcome) {
-                (Step::Commit(_), Outcome::Failed(why)) => Some(why.clone()),
+                (Step::Commit(n), Outcome::Failed(why)) => Some((*n, why.clone())),
                 _ => None,
             });
         if failed.is_none() {
             outage.last.edge_to_durable_ms = Some(millis(us(now, outage.lost_at)));
+        }
+        // Acknowledged is what our own databases said; another application's failure is told by
+        // its step.
+        let failed = failed.filter(|(n, _)| self.database(*n).view().role == "own");
+        if let (Cause::Stop, Some((_, why))) = (outage.cause, &failed) {
+            log::error!("stopped although not everything is durable: {why}");
+            return Err(why.clone());
         }
         let left = deadline.since(now).max(GRACE);
         if outage.cause == Cause::Stop {
@@ -311,7 +331,7 @@ impl Runner {
             self.marker.ask(|block| record.stopped(block, wall));
             return self.marker.wait(left).map(drop);
         }
-        if !marked {
+        if !outage.marked {
             return Err("the begin mark could not be asked for".to_owned());
         }
         let begin = self.marker.wait(left);
@@ -319,7 +339,7 @@ impl Runner {
             lock(&self.budget).mark.note(took);
         }
         // What is not durable gets no end mark: the next boot says that the plan was cut.
-        if let Some(why) = failed {
+        if let Some((_, why)) = failed {
             return Err(format!("not everything is durable: {why}"));
         }
         begin?;
@@ -358,11 +378,13 @@ impl Runner {
         let now = self.clock.mono();
         let parked_us = us(now, outage.parked_at);
         let reports = self.reports(&outage, outage.told);
-        let record = &self.record;
-        self.marker
-            .ask(|block| record.resumed(block, now, parked_us, reports));
-        if let Err(e) = self.marker.wait(GRACE) {
-            log::error!("cannot write the resumed mark: {e}");
+        if outage.marked {
+            let record = &self.record;
+            self.marker
+                .ask(|block| record.resumed(block, now, parked_us, reports));
+            if let Err(e) = self.marker.wait(GRACE) {
+                log::error!("cannot write the resumed mark: {e}");
+            }
         }
         outage.last.resumed = true;
         self.shared.set_last_outage(outage.last);
@@ -398,17 +420,21 @@ impl Runner {
                 .and_then(|n| self.databases.get(n))
                 .map(|d| d.name().into()),
             at_us: us(t.began, outage.lost_at),
-            took_us: u64::try_from(t.took.as_micros()).unwrap_or(u64::MAX),
+            took_us: micros(t.took),
+            needs_us: match t.outcome {
+                Outcome::Dropped(needs) => Some(micros(needs)),
+                Outcome::Done | Outcome::Skipped(_) | Outcome::Failed(_) => None,
+            },
             outcome: match t.outcome {
                 Outcome::Done => "done",
-                Outcome::Dropped => "dropped",
+                Outcome::Dropped(_) => "dropped",
                 Outcome::Skipped(_) => "skipped",
                 Outcome::Failed(_) => "failed",
             }
             .into(),
             why: match &t.outcome {
                 Outcome::Done => None,
-                Outcome::Dropped => Some("does not fit the hold-up time that is left".into()),
+                Outcome::Dropped(_) => Some("does not fit the hold-up time that is left".into()),
                 Outcome::Skipped(why) | Outcome::Failed(why) => Some(why.clone().into()),
             },
         };
@@ -427,7 +453,11 @@ impl Runner {
 }
 
 fn us(at: Mono, from: Mono) -> u64 {
-    u64::try_from(at.since(from).as_micros()).unwrap_or(u64::MAX)
+    micros(at.since(from))
+}
+
+fn micros(d: Duration) -> u64 {
+    u64::try_from(d.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Dirty + Writeback of /proc/meminfo.

@@ -31,6 +31,8 @@ pub struct Published {
     pub state: State,
     /// Whether the lines can be believed.
     pub health: LineHealth,
+    /// What the power-fail line reads, believed or not.
+    pub reads_lost: Option<bool>,
     /// The gauge's last reading, in percent.
     pub gauge_percent: Option<f32>,
     /// Hold-up time left if power failed now.
@@ -70,6 +72,7 @@ impl Shared {
             published: Mutex::new(Published {
                 state: State::Starting,
                 health: LineHealth::Good,
+                reads_lost: None,
                 gauge_percent: None,
                 holdup_left: settings.holdup.unwrap_or_default(),
                 settings,

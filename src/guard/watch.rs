@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::clock::{Clock, Mono};
-use crate::config::PowerSettings;
+use crate::config::{OnParkMax, PowerSettings};
 use crate::durable::{Closer, Gate};
 use crate::power::{Action, Event, Levels, Line, Notice, State, Supply};
 
@@ -151,6 +151,18 @@ impl Guard {
     }
 }
 
+/// The lines while they can be had.
+type Open = Option<Box<Lines>>;
+/// Owned by a box, so without a lifetime of its own.
+type Lines = dyn LineReader + 'static;
+
+fn reader(lines: &mut Open) -> Option<&mut Lines> {
+    match lines {
+        Some(open) => Some(&mut **open),
+        None => None,
+    }
+}
+
 struct Watch {
     supply: Supply,
     settings: PowerSettings,
@@ -182,17 +194,17 @@ impl Watch {
                     if self.look(&mut **open).is_err() {
                         lines = None;
                         tried = self.clock.mono();
-                        self.tell(Event::LinesMissing, tried, &mut lines);
+                        self.tell(Event::LinesMissing, tried, None);
                     }
                 }
                 None => {
                     let now = self.clock.mono();
-                    self.tell(Event::LinesMissing, now, &mut lines);
+                    self.tell(Event::LinesMissing, now, None);
                 }
             }
             let now = self.clock.mono();
             self.supply.handle_timeout(now);
-            self.act(now, &mut lines);
+            self.act(now, reader(&mut lines));
             self.publish(now);
             if self.ended {
                 return;
@@ -201,44 +213,40 @@ impl Watch {
         }
     }
 
-    /// Edges tell when, levels tell what; both go in before time does.
-    fn look(&mut self, lines: &mut dyn LineReader) -> Result<(), LinesLost> {
+    /// Edges tell when, levels tell what; both go in before time does. What an edge asks for is
+    /// done before the next edge is looked at.
+    fn look(&mut self, lines: &mut Lines) -> Result<(), LinesLost> {
         while let Some((line, asserted, at)) = lines.next_edge()? {
             self.supply.handle_event(Event::Edge { line, asserted }, at);
-            self.act_quick();
+            self.act(at, Some(lines));
         }
         let levels = lines.levels()?;
         let now = self.clock.mono();
         self.supply.handle_event(Event::Levels(levels), now);
+        self.act(now, Some(lines));
         if now.since(self.gauge_at) >= GAUGE {
             self.gauge_at = now;
             if let Some(percent) = lines.gauge_percent() {
                 self.supply.handle_event(Event::Gauge { percent }, now);
+                self.act(now, Some(lines));
             }
         }
         Ok(())
     }
 
-    /// The first edge closes the gate before anything else is read.
-    fn act_quick(&mut self) {
-        if matches!(self.supply.state(), State::Suspect { .. }) {
-            self.gate.close(Closer::Power);
-        }
-    }
-
-    fn tell(&mut self, event: Event, now: Mono, lines: &mut Option<Box<dyn LineReader>>) {
+    fn tell(&mut self, event: Event, now: Mono, lines: Option<&mut Lines>) {
         self.supply.handle_event(event, now);
         self.act(now, lines);
     }
 
-    fn heed_calls(&mut self, lines: &mut Option<Box<dyn LineReader>>) {
+    fn heed_calls(&mut self, lines: &mut Open) {
         let calls = self.shared.take_calls();
         let now = self.clock.mono();
         if calls & call::SETTINGS != 0
             && let Some(settings) = self.shared.take_settings()
         {
             self.settings = settings;
-            self.tell(Event::Settings(settings), now, lines);
+            self.tell(Event::Settings(settings), now, reader(lines));
         }
         for (bit, event) in [
             (call::PLAN_DONE, Event::PlanDone),
@@ -246,13 +254,13 @@ impl Watch {
             (call::STOP, Event::Stop),
         ] {
             if calls & bit != 0 {
-                self.tell(event, now, lines);
+                self.tell(event, now, reader(lines));
             }
         }
     }
 
     /// Carries out what the supply asks for.
-    fn act(&mut self, now: Mono, lines: &mut Option<Box<dyn LineReader>>) {
+    fn act(&mut self, now: Mono, mut lines: Option<&mut Lines>) {
         while let Some(action) = self.supply.poll_action() {
             match action {
                 Action::CloseGate => {
@@ -271,22 +279,7 @@ impl Watch {
                     self.orders.run(cause, lost_at, deadline);
                 }
                 Action::Resume => self.orders.give(order::RESUME),
-                Action::Off(how) => {
-                    // A last look: power that came back meanwhile resumes instead.
-                    let back = lines
-                        .as_mut()
-                        .and_then(|l| l.levels().ok())
-                        .filter(|l| l.power_fail == Some(false));
-                    if let Some(levels) = back {
-                        self.supply.handle_event(Event::Levels(levels), now);
-                    } else {
-                        self.lamps.set_safe_to_cut(true);
-                        // Returns only where the machine cannot be turned off.
-                        drop(self.machine.off(how));
-                        self.lamps.set_safe_to_cut(false);
-                        self.notices.send(now, Notice::StayingParked);
-                    }
-                }
+                Action::Off(how) => self.off(how, now, lines.as_deref_mut()),
                 Action::Exit => self.ended = true,
                 Action::Notice(notice) => {
                     if notice == Notice::Resumed {
@@ -295,6 +288,26 @@ impl Watch {
                     self.notices.send(now, notice);
                 }
             }
+        }
+    }
+
+    /// A last look: power that came back meanwhile resumes instead, and on a line that cannot be
+    /// read nothing is powered off.
+    fn off(&mut self, how: OnParkMax, now: Mono, lines: Option<&mut Lines>) {
+        let levels = lines.and_then(|l| l.levels().ok());
+        match levels.and_then(|l| l.power_fail) {
+            Some(true) => {
+                self.lamps.set_safe_to_cut(true);
+                // Returns only where the machine cannot be turned off.
+                drop(self.machine.off(how));
+                self.lamps.set_safe_to_cut(false);
+                self.notices.send(now, Notice::StayingParked);
+            }
+            Some(false) => {
+                let levels = levels.unwrap_or_default();
+                self.supply.handle_event(Event::Levels(levels), now);
+            }
+            None => self.notices.send(now, Notice::StayingParked),
         }
     }
 
@@ -309,6 +322,7 @@ impl Watch {
             Published {
                 state,
                 health: self.supply.line_health(),
+                reads_lost: self.supply.reads_lost(),
                 gauge_percent: self.supply.gauge_percent(),
                 holdup_left: self.supply.holdup_left(now),
                 settings: self.settings,
@@ -316,7 +330,7 @@ impl Watch {
         );
     }
 
-    fn wait(&mut self, now: Mono, lines: &mut Option<Box<dyn LineReader>>) {
+    fn wait(&mut self, now: Mono, lines: &mut Open) {
         let due = self.supply.next_deadline(now).unwrap_or(Mono::NEVER);
         let timeout = due.since(self.clock.mono()).min(TICK);
         match lines {

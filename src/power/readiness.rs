@@ -65,6 +65,8 @@ pub enum Reason {
     },
     /// Other processes write a guarded database and cannot be stilled.
     OtherWriters,
+    /// A guarded database cannot be guarded as it is.
+    GuardedUnusable,
     /// The store takes no readings: its medium failed.
     StoreFailed,
     /// The store takes no readings: the medium is full.
@@ -84,6 +86,7 @@ impl Reason {
             Self::PlanTooSlow { .. } => "plan_too_slow",
             Self::NotRecharged { .. } => "not_recharged",
             Self::OtherWriters => "other_writers",
+            Self::GuardedUnusable => "guarded_unusable",
             Self::StoreFailed => "store_failed",
             Self::DiskFull => "disk_full",
         }
@@ -99,6 +102,7 @@ impl Reason {
             | Self::PlanTooSlow { .. }
             | Self::NotRecharged { .. }
             | Self::OtherWriters
+            | Self::GuardedUnusable
             | Self::StoreFailed
             | Self::DiskFull => Readiness::AtRisk,
         }
@@ -151,6 +155,9 @@ impl fmt::Display for Reason {
             Self::OtherWriters => {
                 f.write_str("other processes write a guarded database and cannot be stilled")
             }
+            Self::GuardedUnusable => f.write_str(
+                "a [[database]] cannot be guarded as it is: `holdup status` says which and why",
+            ),
             Self::StoreFailed => f.write_str(
                 "the store stopped after a failed sync: check the medium, then restart the agent",
             ),

@@ -90,6 +90,14 @@ impl Supply {
         self.health
     }
 
+    /// What the power-fail line reads, believed or not: lost (`true`) or good.
+    pub fn reads_lost(&self) -> Option<bool> {
+        match self.health {
+            LineHealth::Good | LineHealth::Stuck => Some(self.lost_since.is_some()),
+            LineHealth::Missing | LineHealth::NotWired => None,
+        }
+    }
+
     /// The gauge's last reading, in percent.
     pub fn gauge_percent(&self) -> Option<f32> {
         self.gauge
@@ -399,7 +407,10 @@ impl Supply {
             return;
         }
         if let (Some(lost), LineHealth::Good) = (self.lost_since, self.health) {
-            // Lost again while thawing: the gate never opened.
+            // Lost again while thawing: the gate never opened. A new outage with its own glitch
+            // time and deadline.
+            self.glitch.clear();
+            self.glitch.lost(lost);
             self.state = State::Suspect { since: lost };
             return;
         }
@@ -494,7 +505,7 @@ impl Supply {
     }
 
     fn push(&mut self, action: Action) {
-        // The caller drains after each event; an event asks for less than half of this.
+        // The caller drains after each event; an event asks for less than a quarter of this.
         let full = self.actions.push_back(action).is_err();
         debug_assert!(!full, "actions were not drained");
     }

@@ -51,7 +51,7 @@ pub(super) fn write(
     book: &mut Book,
     clients: &mut Clients,
     batch: &mut [Chunk],
-    today: i64,
+    today: Option<i64>,
     remember_ids: u64,
 ) -> rusqlite::Result<Written> {
     let mut earlier = Vec::new();
@@ -80,21 +80,38 @@ pub(super) fn write(
     }
 }
 
+/// Gives what arrives now its day, once a day.
+fn date(conn: &Connection, book: &mut Book, today: Option<i64>) -> rusqlite::Result<()> {
+    let Some(today) = today else {
+        if book.undated_from.is_none() {
+            set_meta(conn, "undated_from", book.next_id)?;
+            book.undated_from = Some(book.next_id);
+        }
+        return Ok(());
+    };
+    let undated = book.undated_from.take();
+    if undated.is_some() {
+        conn.execute("DELETE FROM holdup_meta WHERE key = 'undated_from'", [])?;
+    }
+    if book.newest_day.is_none_or(|newest| today > newest) {
+        conn.prepare_cached("INSERT OR IGNORE INTO holdup_arrival(day, first_id) VALUES(?1, ?2)")?
+            .execute(params![today, undated.unwrap_or(book.next_id)])?;
+        book.newest_day = Some(today);
+    }
+    Ok(())
+}
+
 fn attempt(
     conn: &Connection,
     book: &mut Book,
     clients: &mut Clients,
     batch: &mut [Chunk],
-    today: i64,
+    today: Option<i64>,
     remember_ids: u64,
 ) -> rusqlite::Result<Outcome> {
     conn.prepare_cached("BEGIN IMMEDIATE")?.raw_execute()?;
     meet_others(conn, book)?;
-    if book.newest_day.is_none_or(|newest| today > newest) {
-        conn.prepare_cached("INSERT OR IGNORE INTO holdup_arrival(day, first_id) VALUES(?1, ?2)")?
-            .execute(params![today, book.next_id])?;
-        book.newest_day = Some(today);
-    }
+    date(conn, book, today)?;
     let mut written = Written::default();
     let mut insert = conn.prepare_cached(INSERT)?;
     let mut seen: Option<CachedStatement<'_>> = None;

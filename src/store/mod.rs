@@ -134,7 +134,7 @@ impl Store {
         let failed = |e| StoreError::sqlite(&path, "make a first commit to", e);
         let wall = clock.wall();
         let (mut conn, pass) = open(&path, &medium, &gate, wall)?;
-        let book = schema::prepare(&mut conn, &path, settings.index, retention::day(wall))?;
+        let book = schema::prepare(&mut conn, &path, settings.index, retention::day(&*clock))?;
         let frames = Arc::new(AtomicU32::new(0));
         let seen = Arc::clone(&frames);
         // After the pragma: setting wal_autocheckpoint takes the hook away.

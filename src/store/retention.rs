@@ -5,6 +5,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::clock::Clock;
 use crate::config::StoreSettings;
 
 use super::schema::{Book, set_meta};
@@ -12,9 +13,11 @@ use super::schema::{Book, set_meta};
 /// Rows in one transaction at most.
 const STEP: i64 = 500;
 
-/// Days since 1970 UTC.
-pub(super) fn day(wall: crate::clock::Wall) -> i64 {
-    wall.as_millis().div_euclid(86_400_000)
+/// Days since 1970 UTC; `None` while nobody knows that the clock is right. Then no row is given a
+/// day and none is removed for its age: one boot with a clock far off must not empty the store.
+pub(super) fn day(clock: &dyn Clock) -> Option<i64> {
+    let day = clock.wall().as_millis().div_euclid(86_400_000);
+    clock.is_synchronised().then_some(day)
 }
 
 /// The first id to keep; equal to the lowest when nothing is due.
@@ -22,12 +25,13 @@ pub(super) fn keep_from(
     conn: &Connection,
     book: &Book,
     settings: &StoreSettings,
-    today: i64,
+    today: Option<i64>,
     bytes: u64,
 ) -> rusqlite::Result<i64> {
     let mut from = book.lowest_id;
-    if let Some(days) = settings.keep_days {
-        from = from.max(arrived_since(conn, book, today - i64::from(days))?);
+    if let (Some(days), Some(today)) = (settings.keep_days, today) {
+        let since = arrived_since(conn, book, today - i64::from(days))?;
+        from = from.max(since.min(book.undated_from.unwrap_or(i64::MAX)));
     }
     if settings.max_bytes.is_some_and(|max| bytes > max) {
         from = from.max(book.lowest_id.saturating_add(STEP));

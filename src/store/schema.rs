@@ -56,6 +56,9 @@ pub(super) struct Book {
     pub(super) holes: i64,
     /// Day of the newest arrival mark.
     pub(super) newest_day: Option<i64>,
+    /// Rows from this one on arrived while the clock was not known to be right; they count from
+    /// the day on which it was next known.
+    pub(super) undated_from: Option<i64>,
     /// Highest id that the other side has; `None` while nothing is delivered anywhere.
     pub(super) delivered_upto: Option<i64>,
     /// Rows removed by retention, ever.
@@ -77,7 +80,7 @@ pub(super) fn prepare(
     conn: &mut Connection,
     path: &Path,
     index: bool,
-    today: i64,
+    today: Option<i64>,
 ) -> Result<Book, StoreError> {
     let failed = |e| StoreError::sqlite(path, "prepare the tables of", e);
     let tx = conn
@@ -116,7 +119,12 @@ pub(super) fn prepare(
     Ok(book)
 }
 
-fn read(tx: &Transaction<'_>, path: &Path, ours: bool, today: i64) -> Result<Book, StoreError> {
+fn read(
+    tx: &Transaction<'_>,
+    path: &Path,
+    ours: bool,
+    today: Option<i64>,
+) -> Result<Book, StoreError> {
     let failed = |e| StoreError::sqlite(path, "read the tables of", e);
     // Two subqueries: with both in one SELECT, SQLite would read the whole table.
     let ends: (Value, Value) = tx
@@ -157,10 +165,15 @@ fn read(tx: &Transaction<'_>, path: &Path, ours: bool, today: i64) -> Result<Boo
         }
     };
     if !ours && lowest.is_some() {
-        tx.execute(
-            "INSERT INTO holdup_arrival(day, first_id) VALUES(?1, ?2)",
-            params![today, lowest_id],
-        )
+        match today {
+            Some(today) => tx
+                .execute(
+                    "INSERT INTO holdup_arrival(day, first_id) VALUES(?1, ?2)",
+                    params![today, lowest_id],
+                )
+                .map(drop),
+            None => set_meta(tx, "undated_from", lowest_id),
+        }
         .map_err(failed)?;
     }
     // Clients of whom nothing is remembered.
@@ -194,6 +207,7 @@ fn read(tx: &Transaction<'_>, path: &Path, ours: bool, today: i64) -> Result<Boo
         newest_day: tx
             .query_row("SELECT max(day) FROM holdup_arrival", [], |r| r.get(0))
             .map_err(failed)?,
+        undated_from: meta(tx, "undated_from").map_err(failed)?,
         delivered_upto: meta(tx, "delivered_upto").map_err(failed)?,
         expired: meta::<i64>(tx, "expired")
             .map_err(failed)?

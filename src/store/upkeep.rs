@@ -84,7 +84,7 @@ impl Writer {
             self.look_at = now + LOOK;
             return;
         };
-        let today = retention::day(self.clock.wall());
+        let today = retention::day(&*self.clock);
         let due = retention::bytes(&self.conn).and_then(|bytes| {
             self.mailbox.stats.bytes.store(bytes, SeqCst);
             retention::keep_from(&self.conn, &self.book, &self.settings, today, bytes)

@@ -213,7 +213,7 @@ impl Writer {
             self.put_back(batch, retry);
             return;
         };
-        let today = retention::day(self.clock.wall());
+        let today = retention::day(&*self.clock);
         let written = batch::write(
             &self.conn,
             &mut self.book,

@@ -165,6 +165,7 @@ impl GuardedDatabase for FakeDatabase {
         true
     }
     fn checkpoint_early(&mut self) {}
+    fn inspect(&mut self) {}
     fn release(&mut self) {
         note(&self.journal, format!("release {}", self.name));
     }
@@ -174,6 +175,7 @@ impl GuardedDatabase for FakeDatabase {
             role: "own",
             priority: self.priority,
             wal_frames: None,
+            problem: false,
             state: String::new(),
         }
     }
@@ -332,6 +334,28 @@ fn the_guard_thread_allocates_nothing_from_the_edge_to_the_resume() {
     let before = w.lines.at_edge.load(Ordering::SeqCst);
     assert_ne!(before, u64::MAX, "no edge was handed over");
     assert_eq!(w.lines.at_last.load(Ordering::SeqCst) - before, 0);
+}
+
+#[test]
+fn a_burst_of_edges_in_one_look_loses_no_action() {
+    let w = World::new(false);
+    {
+        let mut wire = w.lines.wire.lock().expect("wire");
+        let now = SystemClock.mono();
+        for k in 0..32u64 {
+            let at = now + Duration::from_micros(k * 10);
+            wire.edges.push((Line::PowerFail, true, at));
+            wire.edges
+                .push((Line::PowerFail, false, at + Duration::from_micros(5)));
+        }
+        // The last level is lost, without an edge.
+        wire.lost = true;
+    }
+    rustix::io::write(&*w.lines.bell, &1u64.to_ne_bytes()).expect("bell");
+    w.wait_for("Parked");
+    w.lines.set(false);
+    w.wait_for("Good");
+    assert!(!w.gate.is_closed());
 }
 
 #[test]

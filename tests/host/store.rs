@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdup::clock::ManualClock;
+use holdup::clock::{ManualClock, Wall};
 use holdup::config::StoreSettings;
 use holdup::durable::Closer;
 use holdup::store::{Mode, OrderError, StoreError, StoreState};
@@ -377,6 +377,46 @@ fn retention_by_days_counts_from_arrival_and_spares_what_is_not_delivered() {
     assert_eq!(store.stats().expired, 30);
     assert_eq!(world.rows(), 20);
     assert!(world.ask("SELECT count(*) FROM holdup_arrival") <= 3);
+}
+
+#[test]
+fn a_clock_that_nobody_set_expires_nothing_and_its_readings_count_from_the_day_it_is_set() {
+    let clock = Arc::new(ManualClock::new());
+    clock.set_synchronised(false);
+    clock.set_wall(Wall::from_millis(0));
+    let world = World::with_clock(Arc::clone(&clock) as Arc<_>);
+    let keep = StoreSettings {
+        keep_days: Some(2),
+        ..SETTINGS
+    };
+    let store = world.start(keep);
+    let told = Arc::new(Told::default());
+    let day = Duration::from_secs(86_400);
+    let mut line = 0;
+    let mut ten = || {
+        store.intake().submit(chunk(&told, line + 1, 10, None));
+        line += 10;
+        store.orders().settle();
+        until("stored", || told.upto() == line);
+    };
+    ten();
+    // Forty years ahead by a wrong clock: nothing goes.
+    clock.advance(day * 15_000);
+    ten();
+    store.orders().reconfigure(keep);
+    ten();
+    assert_eq!(store.stats().expired, 0);
+    // The right time at last; all of them count from today.
+    clock.set_synchronised(true);
+    ten();
+    store.orders().reconfigure(keep);
+    ten();
+    assert_eq!(store.stats().expired, 0);
+    clock.advance(day * 3);
+    ten();
+    store.orders().reconfigure(keep);
+    until("the old ones are gone", || store.stats().lowest_id == 51);
+    assert_eq!(store.stats().expired, 50);
 }
 
 #[test]

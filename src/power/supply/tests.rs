@@ -231,6 +231,23 @@ fn power_lost_again_while_thawing_runs_a_second_plan_and_never_opens_the_gate() 
 }
 
 #[test]
+fn an_outage_that_begins_while_thawing_has_its_own_glitch_time_and_deadline() {
+    let mut s = settings(Source::Capacitor);
+    s.recharge = Duration::ZERO;
+    let mut w = World::with(s, true);
+    w.levels(0, false).park(100).power(150, false).run_to(1150);
+    assert!(matches!(w.supply.state(), State::Resuming { .. }));
+    w.power(1160, true).event(1170, Event::Resumed).run_to(1189);
+    assert_eq!(w.plans(), 1, "its glitch time is not over");
+    w.run_to(1190);
+    assert!(w.asked(Action::RunPlan {
+        cause: Cause::PowerFail,
+        lost_at: at(1160),
+        deadline: at(3160),
+    }));
+}
+
+#[test]
 fn a_line_that_is_low_at_start_is_power_loss_now() {
     let mut w = World::new(Source::Capacitor);
     w.levels(0, true).run_to(30);
