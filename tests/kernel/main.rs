@@ -9,6 +9,7 @@ mod gpio_sim;
 #[expect(dead_code, reason = "a world that tests/host uses more of")]
 mod home;
 mod readonly;
+mod syncs;
 
 #[global_allocator]
 static COUNTED: allocations::Counted = allocations::Counted;
