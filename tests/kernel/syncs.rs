@@ -41,5 +41,6 @@ fn a_mark_a_replacement_and_a_preallocation_are_flushed_when_they_return() {
     println!("{made} flushes to make a file, {marks} for 10 marks, {replaced} to replace one");
     assert!(made >= 2, "{made}");
     assert!(marks >= 10, "{marks}");
-    assert!(replaced >= 2, "{replaced}");
+    // Two of them ext4 makes by itself for a rename over a file.
+    assert!(replaced >= 3, "{replaced}");
 }
