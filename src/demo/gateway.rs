@@ -73,6 +73,7 @@ impl Gateway {
             .map_err(io(format!("open {}", self.log().display())))?;
         let exe = std::env::current_exe().map_err(io("find this program".to_owned()))?;
         let child = Command::new(exe)
+            .env(super::CHILD, "1")
             .arg("run")
             .arg("--config")
             .arg(self.home.join("holdup.toml"))

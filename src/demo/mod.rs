@@ -18,6 +18,8 @@ use client::Client;
 use gateway::Gateway;
 pub use timeline::{Mood, Timeline};
 
+/// Set for the demo's own agent.
+pub const CHILD: &str = "HOLDUP_DEMO_CHILD";
 /// The demo's supply lasts this long.
 const HOLDUP: Duration = Duration::from_millis(1500);
 /// Losses shorter than this are flickers.

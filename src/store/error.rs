@@ -55,7 +55,7 @@ pub enum StoreError {
         problem: String,
     },
     /// SQLite says that the file's structure is broken.
-    #[error("{} is malformed while trying to {doing}; it needs recovery", path.display())]
+    #[error("cannot {doing} {}: it is malformed; it was left as it is, keep a copy before anything repairs it", path.display())]
     Malformed {
         /// The database.
         path: PathBuf,
@@ -65,7 +65,7 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// Another program holds it.
-    #[error("{} is locked by another program while trying to {doing}; stop that program", path.display())]
+    #[error("cannot {doing} {}: another program holds its lock; stop that program", path.display())]
     Busy {
         /// The database.
         path: PathBuf,
@@ -75,7 +75,7 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// No room.
-    #[error("no room for {} while trying to {doing}; free space on its file system", path.display())]
+    #[error("cannot {doing} {}: no room on its file system; free some, service resumes by itself", path.display())]
     Full {
         /// The database.
         path: PathBuf,
@@ -85,7 +85,7 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// The file or its directory cannot be written.
-    #[error("cannot write {} while trying to {doing}; its directory must exist, be writable by the agent's user and not be mounted read-only", path.display())]
+    #[error("cannot {doing} {}: it cannot be written; its directory must exist, be writable by the agent's user and not be mounted read-only", path.display())]
     NotWritable {
         /// The database.
         path: PathBuf,
@@ -170,6 +170,17 @@ impl StoreError {
     /// Names what SQLite refused.
     pub(crate) fn sqlite(path: &Path, doing: &'static str, source: rusqlite::Error) -> Self {
         let path = path.to_owned();
+        // The -shm could not be made as large as it must be: no room, in other words.
+        if source
+            .sqlite_error()
+            .is_some_and(|e| e.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
+        {
+            return Self::Full {
+                path,
+                doing,
+                source,
+            };
+        }
         match source.sqlite_error_code() {
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::Malformed {
                 path,

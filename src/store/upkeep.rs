@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use crate::clock::Mono;
 
+use super::StoreState;
 use super::error::{Fault, StoreError, fault};
 use super::mailbox::{CheckpointReport, Mode};
 use super::retention;
@@ -35,8 +36,11 @@ impl Writer {
             Ok(row) => row,
             Err(e) if fault(&e) == Fault::Busy => (1, -1, -1),
             Err(e) if fault(&e) == Fault::Full => {
-                // The rows are safe in the log; whether new ones fit, the next commit tells.
-                log::warn!("{}", text(&StoreError::sqlite(&self.path, "checkpoint", e)));
+                // The rows are safe in the log; whether new ones fit, the next commit tells. While
+                // the disk is known to be full it was said before.
+                if self.mailbox.stats.state() != StoreState::DiskFull {
+                    log::warn!("{}", text(&StoreError::sqlite(&self.path, "checkpoint", e)));
+                }
                 return Err(());
             }
             Err(e) => {
