@@ -11,8 +11,6 @@ use super::databases::{DatabaseView, GuardedDatabase};
 
 /// The store's place in the order of databases.
 const PRIORITY: i32 = 100;
-/// An early checkpoint is not waited for longer than this; it goes on by itself.
-const EARLY: Duration = Duration::from_millis(200);
 
 /// See the module's text.
 #[derive(Debug)]
@@ -83,8 +81,11 @@ impl GuardedDatabase for OwnStore {
     }
 
     fn checkpoint_early(&mut self) {
-        if let Err(e) = self.orders.checkpoint(Mode::Passive, EARLY) {
-            log::info!("early checkpoint of {}: {e}", self.name);
+        // Only left with the writer: power often fails right after the brownout, and the plan
+        // must not wait behind it. How it went shows in the WAL's frames.
+        match self.orders.checkpoint(Mode::Passive, Duration::ZERO) {
+            Ok(_) | Err(OrderError::Timeout) => {}
+            Err(e @ OrderError::Failed) => log::info!("early checkpoint of {}: {e}", self.name),
         }
     }
 

@@ -160,8 +160,11 @@ impl Runner {
             let orders = self.orders.take(IDLE);
             if orders & order::RESUME != 0 {
                 self.resume();
-                self.inspect();
                 self.shared.call(call::RESUMED);
+                // Behind the answer: service does not wait for a look at other people's files.
+                if orders & order::RUN == 0 {
+                    self.inspect();
+                }
             }
             if orders & order::SETTLE != 0 {
                 self.databases.iter_mut().for_each(|d| d.settle());
