@@ -252,7 +252,9 @@ impl Writer {
         for (chunk, line, why) in written.refused {
             batch[chunk].acks.refused(line, why);
         }
-        let bytes = batch.iter().map(|c| c.rows.bytes()).sum();
+        // Before anybody is told, so that what is acknowledged no longer counts as waiting.
+        self.mailbox
+            .release(batch.iter().map(|c| c.rows.bytes()).sum());
         for chunk in &batch {
             chunk.acks.committed(chunk.upto);
         }
@@ -265,7 +267,6 @@ impl Writer {
         };
         self.gather = (acked + slots.rows, self.clock.mono() + took / 2);
         self.mailbox.answer(slots);
-        self.mailbox.release(bytes);
     }
 
     /// After any commit that went through.
