@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::clock::{Clock, SystemClock, boot_id};
 use crate::config::{self, Loaded, Settings};
-use crate::durable::{DurableError, Gate, Medium};
+use crate::durable::{DurableError, Gate, Medium, Reserve};
 use crate::guard::{
     ForeignDatabase, Guard, GuardOptions, GuardedDatabase, Instance, InstanceError, KernelMachine,
     Machine, MachineError, OutageRecord, OwnStore, PlanOptions, RecordError, Shared, SimMachine,
@@ -30,7 +30,7 @@ use crate::guard::{
 };
 use crate::ingest::{self, IngestError, IngestOptions};
 use crate::queue;
-use crate::store::{Desk, Intake, Observer, Store, StoreError, StoreOptions};
+use crate::store::{Desk, Intake, Observer, Store, StoreError, StoreOptions, StoreState};
 
 use costs::{CostsKeeper, Governor, guarded, lock};
 use lines::{BoardLamps, BoardLines, LinesSeen};
@@ -283,7 +283,9 @@ impl Agent {
             Arc::clone(&medium),
         )
         .map_err(AgentError::Guard)?;
+        let reserve = Reserve::new(&settings.gateway.reserve_path(), settings.store.reserve);
         let opener = Opener {
+            reserve: Arc::new(reserve),
             settings,
             medium: Arc::clone(&medium),
             gate: Arc::clone(&gate),
@@ -384,6 +386,7 @@ impl Agent {
             ("[ingest]", held.ingest != new.ingest),
             ("[[database]]", held.databases != new.databases),
             ("store.index", held.store.index != new.store.index),
+            ("store.reserve_mb", held.store.reserve != new.store.reserve),
         ] {
             if changed {
                 log::warn!("{what} has changed: it takes effect when the agent is restarted");
@@ -407,6 +410,7 @@ struct Opener {
     governor: Arc<Governor>,
     desk: Desk,
     shared: Arc<Shared>,
+    reserve: Arc<Reserve>,
 }
 
 impl Opener {
@@ -420,6 +424,12 @@ impl Opener {
                     }
                     drop(self.gate.enter_timeout(GATE_LOOK));
                 }
+                Err(AgentError::Store(e @ StoreError::Full { .. })) => {
+                    if self.shared.has_ended() {
+                        break Err(AgentError::Store(e));
+                    }
+                    self.wait_for_room(&e);
+                }
                 other => break other,
             }
         };
@@ -430,12 +440,32 @@ impl Opener {
         opened
     }
 
+    /// Not even the opening fits: the room kept back is given up for it, or there is room
+    /// later. The guard does its work meanwhile.
+    fn wait_for_room(&self, e: &StoreError) {
+        let released = self.reserve.release(&self.medium);
+        if matches!(released, Ok(true)) {
+            log::warn!("{}; the room kept back for this was given up", explain(e));
+            return;
+        }
+        if self.desk.orders().stats().state != StoreState::DiskFull {
+            log::error!("{}", explain(e));
+            self.desk.no_room();
+            self.governor.pauses.update();
+        }
+        if let Err(e) = released {
+            log::error!("the room kept back cannot be given up: {}", explain(&e));
+        }
+        std::thread::park_timeout(GATE_LOOK);
+    }
+
     fn try_open(&self) -> Result<Store, AgentError> {
         let Self {
             settings,
             medium,
             gate,
             clock,
+            reserve,
             ..
         } = self;
         queue::ensure(&settings.gateway.queue_path(), medium, gate, &**clock)?;
@@ -444,6 +474,7 @@ impl Opener {
             path: settings.gateway.store_path(),
             medium: Arc::clone(medium),
             gate: Arc::clone(gate),
+            reserve: Arc::clone(reserve),
             clock: Arc::clone(clock),
             observer: Arc::clone(&self.governor) as Arc<dyn Observer>,
             desk: self.desk.clone(),

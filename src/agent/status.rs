@@ -53,6 +53,8 @@ pub struct Status {
     pub stored: u64,
     /// Bytes of the store in use.
     pub store_bytes: u64,
+    /// Bytes kept back on the medium for a full disk; 0 when they were given up.
+    pub reserve_bytes: u64,
     /// Readings that retention removed, ever.
     pub expired: u64,
     /// Commits since the agent started.
@@ -204,6 +206,7 @@ impl StatusSource {
             acked: stats.acked,
             stored: stats.stored,
             store_bytes: stats.bytes,
+            reserve_bytes: stats.reserve_bytes,
             expired: stats.expired,
             commits: stats.commits,
             store: stats.state.name().to_owned(),

@@ -42,6 +42,11 @@ impl GatewaySettings {
         self.data_dir.join("sync_queue.db")
     }
 
+    /// Room kept back for the plan.
+    pub fn reserve_path(&self) -> PathBuf {
+        self.data_dir.join("reserve")
+    }
+
     /// What the next boot is told of the last outage.
     pub fn record_path(&self) -> PathBuf {
         self.data_dir.join("outage.rec")
@@ -144,6 +149,8 @@ pub struct StoreSettings {
     pub index: bool,
     /// How many client ids are remembered, so that a repeat is harmless.
     pub remember_ids: u64,
+    /// Bytes kept back for the power-fail plan on a full disk.
+    pub reserve: u64,
 }
 
 /// `[ingest]`

@@ -200,6 +200,7 @@ fn store(m: &Merged) -> StoreSettings {
         max_bytes: m.maybe_int("store.max_bytes"),
         index: m.bool("store.index"),
         remember_ids: m.int("store.remember_ids"),
+        reserve: m.int("store.reserve_mb") << 20,
     }
 }
 

@@ -8,7 +8,9 @@
 mod block;
 mod gate;
 mod medium;
+mod reserve;
 
 pub use block::BlockFile;
 pub use gate::{Closer, Gate, Pass};
 pub use medium::{DurableError, Medium, freeze, thaw};
+pub use reserve::Reserve;

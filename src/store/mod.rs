@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Mono};
 use crate::config::StoreSettings;
-use crate::durable::{Gate, Medium};
+use crate::durable::{Gate, Medium, Reserve};
 
 pub use error::StoreError;
 pub use look::{Look, companion, keep_evidence, look, wal_fault};
@@ -69,6 +69,11 @@ impl Desk {
         }
     }
 
+    /// The database cannot be opened for want of room: said until it is.
+    pub fn no_room(&self) {
+        self.mailbox.stats.set_state(&StoreState::DiskFull);
+    }
+
     /// Where connections hand over readings.
     pub fn intake(&self) -> Intake {
         Intake {
@@ -96,6 +101,8 @@ pub struct StoreOptions {
     pub medium: Arc<Medium>,
     /// Passed before each transaction.
     pub gate: Arc<Gate>,
+    /// Room for the worst day; given up when the disk is full.
+    pub reserve: Arc<Reserve>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Learns what writing costs.
@@ -127,6 +134,7 @@ impl Store {
             path,
             medium,
             gate,
+            reserve,
             clock,
             observer,
             desk,
@@ -156,6 +164,7 @@ impl Store {
             mailbox: Arc::clone(&mailbox),
             medium,
             gate: Arc::clone(&gate),
+            reserve,
             clock,
             observer,
             frames,
@@ -172,8 +181,8 @@ impl Store {
         writer.sample().map_err(failed)?;
         // Its failure ends the store, which says so by its state.
         writer.checkpoint(Mode::Passive).ok();
+        writer.keep_room();
         drop(pass);
-        // The first commit has said that it runs, unless the checkpoint after it failed.
         mailbox.lock().open = true;
         let thread = std::thread::Builder::new()
             .name("store".to_owned())

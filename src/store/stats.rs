@@ -60,6 +60,8 @@ pub struct StoreStats {
     pub bytes: u64,
     /// Bytes of readings in memory that wait for a commit.
     pub waiting_bytes: usize,
+    /// Bytes kept back on the medium for a full disk.
+    pub reserve_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -74,6 +76,7 @@ pub(super) struct Stats {
     epoch: AtomicU64,
     pub(super) wal_frames: AtomicU32,
     pub(super) bytes: AtomicU64,
+    pub(super) reserve: AtomicU64,
     state: Mutex<StoreState>,
 }
 
@@ -90,6 +93,7 @@ impl Stats {
             epoch: AtomicU64::new(0),
             wal_frames: AtomicU32::new(0),
             bytes: AtomicU64::new(0),
+            reserve: AtomicU64::new(0),
             state: Mutex::new(StoreState::Starting),
         }
     }
@@ -139,6 +143,7 @@ impl Stats {
             state: self.state(),
             bytes: self.bytes.load(Relaxed),
             waiting_bytes,
+            reserve_bytes: self.reserve.load(Relaxed),
         }
     }
 }

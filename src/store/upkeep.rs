@@ -4,8 +4,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use crate::clock::Mono;
+use crate::durable::Reserve;
 
 use super::StoreState;
 use super::error::{Fault, StoreError, fault};
@@ -35,6 +37,10 @@ impl Writer {
         let (busy, log, done) = match row {
             Ok(row) => row,
             Err(e) if fault(&e) == Fault::Busy => (1, -1, -1),
+            // The power-fail plan may be the first to meet the full disk.
+            Err(e) if fault(&e) == Fault::Full && self.give_room() => {
+                return self.checkpoint(mode);
+            }
             Err(e) if fault(&e) == Fault::Full => {
                 // The rows are safe in the log; whether new ones fit, the next commit tells. While
                 // the disk is known to be full it was said before.
@@ -117,18 +123,96 @@ impl Writer {
         }
     }
 
-    /// Is there room again? Asked while no rows wait.
+    /// The disk is full: what was taken from clients still goes in, by the room kept back, and
+    /// out of the log, so that the plan has nothing to move. Says when to try again.
+    pub(super) fn make_room(&mut self) -> Duration {
+        if self.give_room() {
+            return Duration::ZERO;
+        }
+        // An emptied log is written from its start again and needs no room.
+        self.checkpoint(Mode::Passive).ok();
+        FULL_RETRY
+    }
+
+    /// Gives up the reserve; false when that is done already.
+    fn give_room(&mut self) -> bool {
+        match self.reserve.release(&self.medium) {
+            Ok(true) => {
+                self.note_reserve();
+                self.set_state(&StoreState::DiskFull);
+                log::warn!("the disk is full: the room kept back for this was given up");
+                true
+            }
+            Ok(false) => false,
+            Err(e) => {
+                log::error!("the room kept back cannot be given up: {e}");
+                false
+            }
+        }
+    }
+
+    /// Takes the reserve at the start. Without it the store serves, and says so.
+    pub(super) fn keep_room(&mut self) {
+        match self.reserve.take(&self.medium) {
+            Ok(true) => {}
+            Ok(false) => {
+                log::error!(
+                    "{} has no room for the reserve (store.reserve_mb): no readings are taken until there is",
+                    self.medium.dir().display()
+                );
+                self.set_state(&StoreState::DiskFull);
+            }
+            Err(e) => {
+                log::warn!("no room is kept back for a full disk: {e}");
+                self.without_reserve();
+            }
+        }
+        self.note_reserve();
+        // Unless the first checkpoint has ended the store.
+        let state = self.mailbox.stats.state();
+        if self.reserve.is_held() && matches!(state, StoreState::Starting | StoreState::DiskFull) {
+            self.set_state(&StoreState::Running);
+        }
+    }
+
+    /// This file system cannot keep room back.
+    fn without_reserve(&mut self) {
+        self.reserve = Arc::new(Reserve::new(&self.path, 0));
+    }
+
+    fn note_reserve(&self) {
+        let held = self.reserve.held_bytes();
+        self.mailbox.stats.reserve.store(held, SeqCst);
+    }
+
+    /// Is there room again? Asked while no rows wait. Nothing is written before the file system
+    /// says that there is.
     pub(super) fn probe(&mut self) {
         let gate = Arc::clone(&self.gate);
         let Some(_pass) = gate.try_enter() else {
             self.blocked = Some(self.clock.mono() + FULL_RETRY);
             return;
         };
+        match self.reserve.restore(&self.medium) {
+            Ok(true) => self.note_reserve(),
+            Ok(false) => {
+                // What the plan would have to move is moved while there is time.
+                if self.frames.load(SeqCst) > 0 {
+                    self.checkpoint(Mode::Passive).ok();
+                }
+                self.blocked = Some(self.clock.mono() + FULL_RETRY);
+                return;
+            }
+            Err(e) => {
+                log::warn!("no room is kept back for a full disk any more: {e}");
+                self.without_reserve();
+            }
+        }
         self.blocked = self
             .sample()
             .err()
             .and_then(|e| self.failed("write a trial row to", e))
-            .map(|retry| self.clock.mono() + retry);
+            .map(|retry| self.clock.mono() + retry.max(FULL_RETRY));
     }
 
     /// One small real commit, for the observer. The caller holds a pass.

@@ -14,7 +14,7 @@ use rusqlite::Connection;
 
 use crate::clock::{Clock, Mono};
 use crate::config::StoreSettings;
-use crate::durable::{Gate, Medium};
+use crate::durable::{Gate, Medium, Reserve};
 
 use super::Observer;
 use super::batch::{self, Clients};
@@ -52,6 +52,7 @@ pub(super) struct Writer {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) medium: Arc<Medium>,
     pub(super) gate: Arc<Gate>,
+    pub(super) reserve: Arc<Reserve>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) observer: Arc<dyn Observer>,
     /// Frames in the log, set by SQLite's hook at each commit.
@@ -226,12 +227,9 @@ impl Writer {
         let written = match written {
             Ok(written) => written,
             Err(e) => {
-                if fault(&e) == Fault::Full {
-                    // An emptied log is written from its start again and needs no room.
-                    self.checkpoint(Mode::Passive).ok();
-                }
+                let retry = self.failed("commit readings to", e);
                 drop(pass);
-                if let Some(retry) = self.failed("commit readings to", e) {
+                if let Some(retry) = retry {
                     self.put_back(batch, retry);
                 } else {
                     self.refuse_all(batch);
@@ -275,7 +273,10 @@ impl Writer {
         self.mailbox.stats.wal_frames.store(frames, SeqCst);
         self.mailbox.stats.book(&self.book);
         self.observer.committed(took, rows, frames);
-        self.set_state(&StoreState::Running);
+        // On the room kept back service does not go on.
+        if self.reserve.is_held() {
+            self.set_state(&StoreState::Running);
+        }
     }
 
     /// The rows wait in their old place.
@@ -328,9 +329,9 @@ impl Writer {
             }
             Fault::Full => {
                 if self.set_state(&StoreState::DiskFull) {
-                    log::error!("{e}; readings wait in memory");
+                    log::error!("{e}; no more readings are taken");
                 }
-                return Some(FULL_RETRY);
+                return Some(self.make_room());
             }
             Fault::Medium => self.medium.latch(&text(&e)),
             Fault::Row | Fault::Database => {}
@@ -358,7 +359,7 @@ impl Writer {
             .release(left.iter().map(|c| c.rows.bytes()).sum());
     }
 
-    fn set_state(&self, state: &StoreState) -> bool {
+    pub(super) fn set_state(&self, state: &StoreState) -> bool {
         let changed = self.mailbox.stats.set_state(state);
         if changed {
             self.observer.state(state.clone());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use holdup::clock::{Clock, SystemClock};
 use holdup::config::{IngestSettings, StoreSettings};
-use holdup::durable::{Gate, Medium};
+use holdup::durable::{Gate, Medium, Reserve};
 use holdup::store::{
     Acks, Chunk, Desk, Observer, Reading, ReadingId, Rows, Stamp, Store, StoreError, StoreOptions,
     StoreState,
@@ -19,6 +19,7 @@ pub(crate) const SETTINGS: StoreSettings = StoreSettings {
     max_bytes: None,
     index: false,
     remember_ids: 1000,
+    reserve: 0,
 };
 
 pub(crate) const INGEST: IngestSettings = IngestSettings {
@@ -110,6 +111,10 @@ impl World {
             path: self.path(),
             medium: Arc::new(Medium::open(self.home.path()).expect("medium")),
             gate: Arc::clone(&self.gate),
+            reserve: Arc::new(Reserve::new(
+                &self.home.path().join("reserve"),
+                settings.reserve,
+            )),
             clock: Arc::clone(&self.clock),
             observer: Arc::clone(&self.seen) as Arc<_>,
         })

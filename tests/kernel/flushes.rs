@@ -5,7 +5,7 @@
 
 #[path = "../host/store_world.rs"]
 #[expect(dead_code, reason = "shared with the host tests, which use all of it")]
-mod store_world;
+pub(crate) mod store_world;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use holdup::clock::{Clock, Mono, SystemClock};
 use holdup::config::StoreSettings;
-use holdup::durable::{Gate, Medium};
-use holdup::store::{Acks, Chunk, Desk, Mode, Rows, Store, StoreOptions, StoreState};
+use holdup::durable::{Gate, Medium, Reserve};
+use holdup::store::{Acks, Chunk, Desk, Mode, Rows, Store, StoreOptions};
 
 use store_world::{SETTINGS, Seen, Told, chunk, reading, until};
 
@@ -105,13 +105,17 @@ impl Drop for Disk {
     }
 }
 
-fn start(disk: &Disk, settings: StoreSettings) -> Store {
+pub(crate) fn start(disk: &Disk, settings: StoreSettings) -> Store {
     Store::start(StoreOptions {
         desk: Desk::new(),
         settings,
         path: disk.mount().join("edge_store.db"),
         medium: Arc::new(Medium::open(&disk.mount()).expect("medium")),
         gate: Arc::new(Gate::new()),
+        reserve: Arc::new(Reserve::new(
+            &disk.mount().join("reserve"),
+            settings.reserve,
+        )),
         clock: Arc::new(SystemClock),
         observer: Arc::new(Seen::default()),
     })
@@ -163,49 +167,6 @@ fn a_commit_costs_one_flush() {
         (40..=42).contains(&flushes),
         "{flushes} flushes for 40 commits"
     );
-}
-
-#[test]
-fn a_full_disk_keeps_the_rows_and_resumes_by_itself() {
-    let disk = match Disk::new() {
-        Ok(disk) => disk,
-        Err(why) => {
-            eprintln!("skipped: no loop device with ext4 on this machine ({why})");
-            return;
-        }
-    };
-    let store = start(&disk, SETTINGS);
-    let told = Arc::new(Told::default());
-    store.intake().submit(chunk(&told, 1, 1, None));
-    until("it is stored", || told.upto() == 1);
-    let filler = disk.mount().join("filler");
-    let full = Command::new("dd")
-        .args([
-            "if=/dev/zero",
-            "bs=64k",
-            &format!("of={}", filler.display()),
-        ])
-        .output()
-        .expect("dd");
-    assert!(!full.status.success(), "the disk was not filled");
-    let mut line = 1;
-    until("the store says that the disk is full", || {
-        line += 400;
-        store.intake().submit(chunk(&told, line - 399, 400, None));
-        until("it is stored or kept", || {
-            told.upto() == line || store.stats().state == StoreState::DiskFull
-        });
-        store.stats().state == StoreState::DiskFull
-    });
-    let acked = told.upto();
-    assert!(acked < line, "acknowledged what did not fit");
-    assert!(store.stats().waiting_bytes > 0, "the rows were dropped");
-    std::fs::remove_file(&filler).expect("make room");
-    until("the kept rows are stored", || told.upto() == line);
-    until("it runs again", || {
-        store.stats().state == StoreState::Running
-    });
-    assert_eq!(store.stats().stored, line);
 }
 
 /// Notes when each line was acknowledged.

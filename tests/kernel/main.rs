@@ -3,6 +3,7 @@
 #[path = "../support/allocations.rs"]
 mod allocations;
 mod flushes;
+mod full_disk;
 mod gpio;
 mod gpio_sim;
 #[path = "../support/home.rs"]
