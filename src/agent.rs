@@ -4,6 +4,7 @@
 //! the supply decides, the plan acts, the store acknowledges.
 
 mod costs;
+mod foreign;
 mod lines;
 mod reporter;
 mod status;
@@ -24,8 +25,8 @@ use crate::clock::{Clock, SystemClock, boot_id};
 use crate::config::{self, Loaded, Settings};
 use crate::durable::{DurableError, Gate, Medium, Reserve};
 use crate::guard::{
-    ForeignDatabase, Guard, GuardOptions, GuardedDatabase, Instance, InstanceError, KernelMachine,
-    Machine, MachineError, OutageRecord, OwnStore, PlanOptions, RecordError, Shared, SimMachine,
+    Guard, GuardOptions, GuardedDatabase, Instance, InstanceError, KernelMachine, Machine,
+    MachineError, OutageRecord, OwnStore, PlanOptions, RecordError, Shared, SimMachine,
     lock_memory,
 };
 use crate::ingest::{self, IngestError, IngestOptions};
@@ -185,6 +186,7 @@ impl Agent {
                 data_dir.display()
             );
         }
+        foreign::let_go_on(run_dir);
         let medium = Arc::new(Medium::open(data_dir)?);
         let gate = Arc::new(Gate::new());
         let boot = boot_id().unwrap_or_else(|| "unknown".to_owned());
@@ -245,10 +247,7 @@ impl Agent {
             desk.orders(),
         ))];
         let own = vec![settings.gateway.store_path(), settings.gateway.queue_path()];
-        for d in &settings.databases {
-            let (d, clock) = (d.clone(), Arc::clone(&clock));
-            databases.push(Box::new(ForeignDatabase::new(d, own.clone(), clock)));
-        }
+        databases.extend(foreign::databases(&settings, own, &clock));
         let can_cut = settings.board.cycles_supply
             && (settings.board.safe_to_cut.is_some() || settings.board.is_sim());
         let (guard, notices) = Guard::start(GuardOptions {

@@ -138,7 +138,7 @@ impl StatusSource {
     pub(super) fn assessment(&self) -> Assessment {
         let published = self.shared.published();
         let stats = self.orders.stats();
-        let mut found: heapless::Vec<Reason, 2> = heapless::Vec::new();
+        let mut found: heapless::Vec<Reason, 3> = heapless::Vec::new();
         let store_reason = match stats.state {
             StoreState::Failed(_) => Some(Reason::StoreFailed),
             StoreState::DiskFull => Some(Reason::DiskFull),
@@ -147,6 +147,9 @@ impl StatusSource {
         found.extend(store_reason);
         if self.shared.databases().iter().any(|d| d.problem) {
             found.push(Reason::GuardedUnusable).ok();
+        }
+        if self.shared.databases().iter().any(|d| d.other_writers) {
+            found.push(Reason::OtherWriters).ok();
         }
         let guarded = guarded(&lock(&self.settings));
         assess(Situation {

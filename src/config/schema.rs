@@ -159,7 +159,7 @@ pub const KEYS: &[Key] = &[
     key("database", "path", Kind::Path, None, "", "another application's SQLite database that the plan makes durable"),
     key("database", "priority", int(0, 1_000), Some("50"), "", "higher goes first; the agent's own store is 100, its queue 90"),
     key("database", "role", Kind::Choice(&["guarded"]), Some("guarded"), "", "made durable, never repaired"),
-    key("database", "unit", Kind::Unit, None, "", "the systemd unit that writes it, if it may be stilled"),
+    key("database", "unit", Kind::Unit, None, "", "the systemd unit that writes it: stopped for an outage instead of left to wait for the lock"),
 ];
 
 /// The table of the schema that a table of a file is, if it is one.

@@ -53,7 +53,7 @@ pub(super) fn settings(m: &mut Merged, warnings: &mut Vec<Problem>) -> Settings 
         ));
     }
     Settings {
-        databases: databases(m, &gateway, warnings),
+        databases: databases(m, &gateway),
         store: store(m),
         ingest: ingest(m),
         gateway,
@@ -231,25 +231,11 @@ fn size(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
 
-fn databases(
-    m: &mut Merged,
-    gateway: &GatewaySettings,
-    warnings: &mut Vec<Problem>,
-) -> Vec<DatabaseSettings> {
+fn databases(m: &mut Merged, gateway: &GatewaySettings) -> Vec<DatabaseSettings> {
     let mut found: Vec<DatabaseSettings> = Vec::new();
     for entry in m.databases.clone() {
         match database(&entry, &found, gateway) {
             Ok(database) => {
-                if let Some(unit) = entry.keys.get("unit") {
-                    warnings.push(Problem {
-                        place: unit.origin.place(),
-                        key: "database.unit".to_owned(),
-                        what:
-                            "has no effect in this version: its writers wait for the lock instead"
-                                .to_owned(),
-                        remedy: "leave it out, or keep it for a later version".to_owned(),
-                    });
-                }
                 found.push(database);
             }
             Err((what, remedy)) => {

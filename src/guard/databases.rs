@@ -18,6 +18,8 @@ pub struct DatabaseView {
     pub wal_frames: Option<u32>,
     /// It cannot be guarded as it is; `state` says why.
     pub problem: bool,
+    /// Others write it and cannot be stilled; `state` says who.
+    pub other_writers: bool,
     /// What is known about it, in words.
     pub state: String,
 }
@@ -41,8 +43,8 @@ pub trait GuardedDatabase: Send + fmt::Debug {
     fn is_quiet(&mut self, patience: Duration) -> bool;
     /// A checkpoint while service goes on.
     fn checkpoint_early(&mut self);
-    /// Looks at it while service goes on.
-    fn inspect(&mut self);
+    /// Looks at it while service goes on; ends early when `hurry` says that something waits.
+    fn inspect(&mut self, hurry: &dyn Fn() -> bool);
     /// The outage is over: let other writers in again.
     fn release(&mut self);
     /// For status. Must not touch the data file system: it is asked while that is frozen.

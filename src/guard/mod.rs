@@ -20,10 +20,14 @@ mod record;
 pub mod rights;
 mod runner;
 mod shared;
+mod unit;
 mod watch;
 
 pub use databases::{DatabaseView, GuardedDatabase};
-pub use foreign::ForeignDatabase;
+pub use foreign::{
+    ForeignDatabase, Header, Holders, Journal, header, holders, is_read_only, not_writable,
+    process_in_words, writer_now,
+};
 pub use instance::{Instance, InstanceError};
 pub use machine::{KernelMachine, Machine, MachineError, SimMachine};
 pub use mount::freeze_refusal;
@@ -32,6 +36,7 @@ pub use plan::{Decision, Plan, Step};
 pub use record::{Ended, LastOutage, OutageRecord, RecordError, StepReport, read_last};
 pub use runner::{PlanOptions, PlanThread};
 pub use shared::{Bell, Notices, Published, Shared};
+pub use unit::{Cgroups, Unit, UnitState, let_go_on};
 pub use watch::{Guard, GuardOptions, Lamps, LineOpener, LineReader, LinesLost};
 
 pub use realtime::lock_memory;

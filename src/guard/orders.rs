@@ -64,6 +64,11 @@ impl Orders {
         )
     }
 
+    /// Does an order wait?
+    pub(super) fn waiting(&self) -> bool {
+        self.word.load(Ordering::SeqCst) != 0
+    }
+
     /// Takes all waiting orders, or waits at most `timeout` for one; 0 when none came.
     pub(super) fn take(&self, timeout: Duration) -> u32 {
         let bits = self.word.swap(0, Ordering::SeqCst);

@@ -89,7 +89,7 @@ impl GuardedDatabase for OwnStore {
         }
     }
 
-    fn inspect(&mut self) {}
+    fn inspect(&mut self, _hurry: &dyn Fn() -> bool) {}
 
     fn release(&mut self) {
         self.orders.retry_now();
@@ -103,6 +103,7 @@ impl GuardedDatabase for OwnStore {
             priority: PRIORITY,
             wal_frames: Some(stats.wal_frames),
             problem: false,
+            other_writers: false,
             state: match stats.state {
                 StoreState::Failed(ref why) => format!("failed: {why}"),
                 StoreState::Starting

@@ -153,7 +153,7 @@ impl fmt::Display for Reason {
                 left.as_millis()
             ),
             Self::OtherWriters => {
-                f.write_str("other processes write a guarded database and cannot be stilled")
+                f.write_str("a [[database]] has writers that cannot be stilled: `holdup status` says which and why")
             }
             Self::GuardedUnusable => f.write_str(
                 "a [[database]] cannot be guarded as it is: `holdup status` says which and why",

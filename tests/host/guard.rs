@@ -165,7 +165,7 @@ impl GuardedDatabase for FakeDatabase {
         true
     }
     fn checkpoint_early(&mut self) {}
-    fn inspect(&mut self) {}
+    fn inspect(&mut self, _hurry: &dyn Fn() -> bool) {}
     fn release(&mut self) {
         note(&self.journal, format!("release {}", self.name));
     }
@@ -176,6 +176,7 @@ impl GuardedDatabase for FakeDatabase {
             priority: self.priority,
             wal_frames: None,
             problem: false,
+            other_writers: false,
             state: String::new(),
         }
     }

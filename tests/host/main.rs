@@ -3,11 +3,15 @@
 mod agent;
 #[path = "../support/allocations.rs"]
 mod allocations;
+#[path = "../support/application.rs"]
+#[expect(dead_code, reason = "tests/kernel has it write without end")]
+mod application;
 mod board;
 mod config;
 mod cross;
 mod demo;
 mod faults;
+mod foreign;
 mod guard;
 #[path = "../support/home.rs"]
 mod home;

@@ -2,7 +2,10 @@
 
 #[path = "../support/allocations.rs"]
 mod allocations;
+#[path = "../support/application.rs"]
+mod application;
 mod flushes;
+mod foreign;
 mod full_disk;
 mod gpio;
 mod gpio_sim;

@@ -1,0 +1,94 @@
+use super::*;
+use crate::clock::SystemClock;
+use rustix::fs::Mode;
+use std::os::unix::fs::FileExt;
+
+fn guarded(path: &Path) -> ForeignDatabase {
+    let settings = DatabaseSettings {
+        path: path.to_owned(),
+        priority: 50,
+        unit: None,
+    };
+    ForeignDatabase::new(
+        settings,
+        vec![path.with_file_name("own.db")],
+        Cgroups::refused("a test", Path::new("/nonexistent")),
+        Arc::new(SystemClock),
+    )
+}
+
+#[test]
+fn a_database_that_nobody_has_open_is_synced_and_never_opened() {
+    let home = tempfile::tempdir().expect("temp dir");
+    let path = home.path().join("app.db");
+    let c = Connection::open(&path).expect("open");
+    c.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(a); INSERT INTO t VALUES(1)")
+        .expect("fill");
+    drop(c);
+    let mut db = guarded(&path);
+    db.commit(Duration::from_secs(1)).expect("commit");
+    assert_eq!(db.checkpoint(Duration::from_secs(1)), Ok(0));
+    assert!(db.held.is_none());
+    assert!(
+        !home.path().join("app.db-shm").exists(),
+        "we would own its -shm"
+    );
+}
+
+#[test]
+fn the_agents_own_database_under_another_name_is_never_opened() {
+    let home = tempfile::tempdir().expect("temp dir");
+    let own = home.path().join("own.db");
+    Connection::open(&own)
+        .and_then(|c| c.execute_batch("CREATE TABLE t(a)"))
+        .expect("fill");
+    for (name, link) in [("soft.db", true), ("hard.db", false)] {
+        let path = home.path().join(name);
+        if link {
+            std::os::unix::fs::symlink(&own, &path).expect("link");
+        } else {
+            fs::hard_link(&own, &path).expect("link");
+        }
+        let mut db = guarded(&path);
+        let e = db.commit(Duration::from_secs(1)).expect_err("refused");
+        assert!(e.contains("own.db under another name"), "{e}");
+        assert!(db.checkpoint(Duration::from_secs(1)).is_err());
+        db.inspect(&|| false);
+        assert!(db.view().problem);
+    }
+}
+
+#[test]
+fn a_fifo_or_junk_in_its_place_is_named_and_never_waited_for() {
+    let home = tempfile::tempdir().expect("temp dir");
+    let path = home.path().join("app.db");
+    let fifo = home.path().join("app.db-journal");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        Mode::RUSR | Mode::WUSR,
+        0,
+    )
+    .expect("fifo");
+    let e = guarded(&path)
+        .commit(Duration::from_secs(1))
+        .expect_err("a fifo");
+    assert!(e.contains("app.db-journal") && e.contains("regular"), "{e}");
+    let junk = home.path().join("junk.db");
+    File::create(&junk)
+        .and_then(|f| f.write_all_at(b"these are notes, not rows", 0))
+        .expect("junk");
+    let e = guarded(&junk)
+        .commit(Duration::from_secs(1))
+        .expect_err("junk");
+    assert!(e.contains("not an SQLite database"), "{e}");
+}
+
+#[test]
+fn a_missing_database_is_no_failure() {
+    let home = tempfile::tempdir().expect("temp dir");
+    let mut db = guarded(&home.path().join("no/such/later.db"));
+    db.commit(Duration::from_secs(1)).expect("commit");
+    assert_eq!(db.checkpoint(Duration::from_secs(1)), Ok(0));
+}
