@@ -88,6 +88,9 @@ pub struct Database {
     pub priority: i32,
     /// Frames in its WAL, where known.
     pub wal_frames: Option<u32>,
+    /// Others write it and cannot be stilled; `state` says who.
+    #[serde(default)]
+    pub other_writers: bool,
     /// In words.
     pub state: String,
 }
@@ -99,6 +102,7 @@ impl From<DatabaseView> for Database {
             role: v.role.to_owned(),
             priority: v.priority,
             wal_frames: v.wal_frames,
+            other_writers: v.other_writers,
             state: v.state,
         }
     }

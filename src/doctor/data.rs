@@ -1,4 +1,4 @@
-//! Directories, file systems, free space, other people's databases.
+//! Directories, file systems, free space.
 
 use std::fs;
 use std::path::Path;
@@ -28,22 +28,6 @@ pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
     }
     mount(p, out);
     space(p, out);
-    for d in &p.settings.databases {
-        let shown = d.path.display().to_string();
-        match fs::metadata(&d.path) {
-            Ok(m) if m.is_file() => out.push(Check::ok("database", shown)),
-            Ok(_) => out.push(Check::bad(
-                "database",
-                format!("{shown} is not a file"),
-                "correct its path",
-            )),
-            Err(e) => out.push(Check::warn(
-                "database",
-                format!("{shown}: {e}"),
-                "correct its path, or start its application",
-            )),
-        }
-    }
 }
 
 fn directory(name: &str, dir: &Path, out: &mut Vec<Check>) {

@@ -3,6 +3,7 @@
 //! It looks and never changes anything. What it cannot see it says, instead of calling it well.
 
 mod data;
+mod databases;
 mod rights;
 mod supply;
 
@@ -103,6 +104,7 @@ pub fn examine(loaded: &Loaded, agent: Option<&Status>) -> Vec<Check> {
     );
     supply::checks(&patient, &mut checks);
     data::checks(&patient, &mut checks);
+    databases::checks(&patient, &mut checks);
     rights::checks(&patient, &mut checks);
     checks
 }

@@ -167,8 +167,6 @@ impl Ready {
             .write(true)
             .open(folder.join("cgroup.freeze"))
             .map_err(explain("cgroup.freeze"))?;
-        fs::create_dir_all(&cgroups.notes)
-            .map_err(|e| format!("cannot make {}: {e}", cgroups.notes.display()))?;
         Ok(Some(Self {
             folder,
             freeze,
@@ -244,7 +242,7 @@ impl Unit {
         };
         // By an operator, or for another of its databases: whoever did it lets it go on.
         if !self.stopped && !says(&ready.freeze, "1").unwrap_or(false) {
-            note(&self.cgroups.notes.join(&self.name), &ready.folder)
+            note(&self.cgroups.notes, &self.name, &ready.folder)
                 .map_err(|e| self.cannot(&format!("cannot note it in the run directory: {e}")))?;
             self.stopped = true;
             ready
@@ -315,8 +313,9 @@ fn is_gone(e: &io::Error) -> bool {
     e.raw_os_error() == Some(libc::ENODEV)
 }
 
-fn note(path: &Path, folder: &Path) -> io::Result<()> {
-    File::create(path)?.write_all(folder.as_os_str().as_encoded_bytes())
+fn note(notes: &Path, unit: &str, folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(notes)?;
+    File::create(notes.join(unit))?.write_all(folder.as_os_str().as_encoded_bytes())
 }
 
 /// Has this file of the kernel's such a line now?

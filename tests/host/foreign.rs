@@ -353,3 +353,54 @@ fn the_service_file_lets_go_on_what_an_agent_that_died_had_stopped() {
         .expect("sh");
     assert!(!w.is_frozen());
 }
+
+/// What doctor prints of one database.
+fn doctor(home: &Home) -> String {
+    let out = home.holdup(&["doctor"]);
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+#[test]
+fn doctor_says_who_has_a_database_open_and_what_an_outage_does_to_them() {
+    let home = Home::with("", "[[database]]\npath = \"/nonexistent/app.db\"\n");
+    let said = doctor(&home);
+    assert!(said.contains("start its application"), "{said}");
+    let text = fs::read_to_string(home.config()).expect("config");
+    let path = home.path("app.db");
+    let text = text.replace("/nonexistent/app.db", &path.display().to_string());
+    home.write("holdup.toml", text.as_bytes());
+    let mut app = Application::start("foreign::the_other_application", &path);
+    app.run("CREATE TABLE t(a)");
+    let said = doctor(&home);
+    for expected in [
+        "rollback journal, open by pid",
+        &format!("pid {}", app.pid()),
+        "gives up after 5 s with \"database is locked\"",
+    ] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    app.run("PRAGMA journal_mode=WAL; INSERT INTO t VALUES(1)");
+    app.kill();
+    let said = doctor(&home);
+    assert!(said.contains(": WAL, nobody has it open"), "{said}");
+    assert!(!said.contains("WAL-reset"), "{said}");
+    // As an older library leaves it.
+    let mut bytes = fs::read(&path).expect("read");
+    bytes[96..100].copy_from_slice(&3_040_001u32.to_be_bytes());
+    home.write("app.db", &bytes);
+    let said = doctor(&home);
+    assert!(
+        said.contains("SQLite 3.40.1") && said.contains("WAL-reset"),
+        "{said}"
+    );
+    bytes[96..100].copy_from_slice(&3_050_007u32.to_be_bytes());
+    home.write("app.db", &bytes);
+    assert!(!doctor(&home).contains("WAL-reset"));
+
+    home.write(
+        "holdup.toml",
+        format!("{text}unit = \"no-such-unit.service\"\n").as_bytes(),
+    );
+    let said = doctor(&home);
+    assert!(said.contains("no-such-unit.service"), "{said}");
+}

@@ -2,7 +2,8 @@
 //!
 //! Written as an uncompressed newc archive by this file, so that neither cpio nor a compressor is
 //! needed and the kernel unpacks it at once. The init script ends in a shell on the virtio port
-//! `shell`; it mounts no card, since when and how that happens is the test's business.
+//! `shell`; it mounts no card, since when and how that happens is the test's business. With the
+//! kernel argument `holdup.root=card` it moves to the card instead: then that is the root.
 
 use std::collections::HashMap;
 use std::fs;
@@ -35,6 +36,19 @@ until [ -e /dev/virtio-ports/shell ]; do
         [ -r "$port/name" ] && ln -sf "/dev/${port##*/}" "/dev/virtio-ports/$(cat "$port/name")"
     done
 done
+if grep -qw holdup.root=card /proc/cmdline; then
+    until [ -b /dev/mmcblk0p1 ]; do sleep 0.1; done
+    mkdir /card
+    mount -t ext4 -o noatime /dev/mmcblk0p1 /card
+    cp -a /bin /usr /etc /card
+    for folder in proc sys dev run tmp; do
+        mkdir -p "/card/$folder"
+        mount --move "/$folder" "/card/$folder"
+    done
+    exec switch_root /card /bin/sh -c 'while :; do
+        /bin/sh 0<>/dev/virtio-ports/shell 1>&0 2>&0
+    done'
+fi
 while :; do
     /bin/sh 0<>/dev/virtio-ports/shell 1>&0 2>&0
 done

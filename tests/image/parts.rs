@@ -38,8 +38,12 @@ pub(crate) struct Parts {
 /// `HOLDUP_TESTS_STRICT` set, whatever is missing is a failure.
 pub(crate) fn parts() -> Option<&'static Parts> {
     static PARTS: OnceLock<Result<Parts, Obstacle>> = OnceLock::new();
-    match PARTS.get_or_init(gather) {
-        Ok(parts) => Some(parts),
+    there_or_skipped(PARTS.get_or_init(gather))
+}
+
+fn there_or_skipped<T>(what: &'static Result<T, Obstacle>) -> Option<&'static T> {
+    match what {
+        Ok(it) => Some(it),
         Err(Obstacle::Broken(reason)) => panic!("{reason}"),
         Err(Obstacle::Missing(missing)) => {
             assert!(
@@ -76,6 +80,16 @@ fn gather() -> Result<Parts, Obstacle> {
         modules,
         root,
     })
+}
+
+/// Python with its sqlite3 module, as a file system to mount read-only; `None` with the reason
+/// printed, as for [`parts`].
+pub(crate) fn python() -> Option<PathBuf> {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // One at a time, as the script itself is.
+    static FETCHED: OnceLock<Result<(), Obstacle>> = OnceLock::new();
+    let fetched = FETCHED.get_or_init(|| script(top, "image/fetch-python", &[]));
+    there_or_skipped(fetched).map(|()| top.join("target/gateway/python.img"))
 }
 
 /// QEMU 7.2, bookworm's own, has one UART on `virt` where the technician's port needs a second.

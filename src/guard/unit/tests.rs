@@ -119,7 +119,7 @@ fn without_a_place_for_the_note_nothing_is_stopped() {
     it.unit("system.slice/app.service", 4_000_000, true);
     let mut u = Unit::new("app.service", it.cgroups());
     assert_eq!(u.look(), UnitState::Ready);
-    fs::remove_dir(notes(it.home.path())).expect("remove");
+    File::create(notes(it.home.path())).expect("a file in its place");
     let e = u.stop(soon(), &SystemClock).expect_err("no note");
     assert!(e.contains("run directory"), "{e}");
     assert_eq!(it.freeze_of("system.slice/app.service"), "0");

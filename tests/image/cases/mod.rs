@@ -2,5 +2,6 @@
 
 mod emulator;
 mod faults;
+mod foreign;
 mod outage;
 mod supply;
