@@ -12,7 +12,9 @@
 //! owner out. Nor is a database whose writer died in a transaction: opening it would undo that in
 //! place.
 
+mod lock;
 mod look;
+mod prospects;
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -20,29 +22,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
-
-use crate::clock::{Clock, Mono};
+use crate::clock::Clock;
 use crate::config::DatabaseSettings;
 use crate::durable::Medium;
 
 use super::databases::{DatabaseView, GuardedDatabase};
-use super::unit::{Cgroups, Unit, UnitState};
+use super::unit::{Cgroups, Unit};
 
+use lock::{Held, Lock};
 pub use look::{
     Header, Holders, Journal, header, holders, is_read_only, not_writable, process_in_words,
     writer_now,
 };
-use look::{beside, cannot_open, is_hot, is_open_in_wal, journal_is_live, open_plain, real};
+use look::{beside, cannot_open, is_hot, journal_is_live, open_plain, real};
+use prospects::Prospects;
 
 /// A writer in the middle of its transaction, and a unit that is to stop, are waited for this
 /// long at most, each: a transaction in a rollback journal takes four syncs, on a slow card most
 /// of a second.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
-/// How often a writer that holds the lock is asked again.
-const ASK_AGAIN: Duration = Duration::from_millis(1);
-/// The same while service goes on.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// See the module's text.
 #[derive(Debug)]
@@ -64,24 +62,6 @@ pub struct ForeignDatabase {
     /// The plan has done with it, and it was not let go yet.
     parked: bool,
     state: String,
-}
-
-/// BEGIN IMMEDIATE. The fields go in this order: closing the file drops every lock that this
-/// process has on it, so that comes after the connection's own end.
-#[derive(Debug)]
-struct Held {
-    _connection: Connection,
-    file: File,
-}
-
-/// How the attempt at the write lock went.
-enum Lock {
-    /// Ours. A checkpoint that did not move everything says why.
-    Held(Held, Result<u32, String>),
-    /// Not tried, and no harm in that; why.
-    Needless(&'static str),
-    /// Not to be had.
-    Refused(String),
 }
 
 impl ForeignDatabase {
@@ -182,64 +162,11 @@ impl ForeignDatabase {
         Ok(header)
     }
 
-    /// Takes the write lock and checkpoints, unless opening it would harm.
-    fn lock(&self, header: Header, until: Mono) -> Lock {
-        let real = real(&self.settings.path);
-        let probed = match header.journal {
-            Journal::Wal => {
-                is_open_in_wal(&real).map(|open| (!open).then_some("nobody has it open"))
-            }
-            Journal::Rollback => {
-                is_hot(&real).map(|hot| hot.then_some("its last writer died in a transaction"))
-            }
-        };
-        match probed {
-            Err(e) => {
-                return Lock::Refused(format!("cannot probe the locks of {}: {e}", self.name));
-            }
-            Ok(Some(why)) => return Lock::Needless(why),
-            Ok(None) => {}
-        }
-        if let Some(why) = not_writable(&real) {
-            return Lock::Refused(why);
-        }
-        // Before any connection: see `Held`.
-        let file = match open_plain(&real) {
-            Ok(Some(file)) => file,
-            Ok(None) => return Lock::Needless("it was removed"),
-            Err(e) => return Lock::Refused(cannot_open(&real, &e)),
-        };
-        let holder = match self.begin(&real, until) {
-            Ok(holder) => holder,
-            Err(why) => return Lock::Refused(why),
-        };
-        // From here on nobody else writes, whatever becomes of the checkpoint.
-        let done = match header.journal {
-            Journal::Wal => checkpoint(&real),
-            Journal::Rollback => Ok(0),
-        };
-        let held = Held {
-            _connection: holder,
-            file,
-        };
-        Lock::Held(held, done)
-    }
-
-    fn begin(&self, real: &Path, until: Mono) -> Result<Connection, String> {
-        let holder = connect(real).map_err(explain)?;
-        while let Err(e) = holder.execute_batch("BEGIN IMMEDIATE") {
-            if !is_busy(&e) || self.clock.mono() >= until {
-                return Err(format!("cannot take the write lock of {}: {e}", self.name));
-            }
-            pause(ASK_AGAIN);
-        }
-        Ok(holder)
-    }
-
     /// Stills the writers and makes what they committed durable.
     fn still(&mut self, header: Header, left: Duration) -> Result<u32, String> {
         let wait = (left / 4).min(LOCK_WAIT);
-        let lock = self.lock(header, self.clock.mono() + wait);
+        let until = self.clock.mono() + wait;
+        let lock = Lock::take(&real(&self.settings.path), header, until, &*self.clock);
         if let Lock::Held(held, _) = &lock {
             self.sync(Some(&held.file))?;
         }
@@ -291,79 +218,6 @@ impl ForeignDatabase {
         }
     }
 
-    /// Could its writers be stilled now? `None` when `hurry` ended the look.
-    fn prospects(&mut self, hurry: &dyn Fn() -> bool) -> Option<Prospects> {
-        let path = self.settings.path.clone();
-        let unit = self.unit.as_mut().map(|u| (u.name().to_owned(), u.look()));
-        match &unit {
-            None => {}
-            Some((unit, UnitState::NotRunning)) => {
-                let mut p = self.prospects_of_the_lock(hurry)?;
-                p.words = format!("{}; unit {unit} is not running", p.words);
-                return Some(p);
-            }
-            Some((unit, UnitState::Refused(why))) => {
-                return Some(Prospects::risk(format!(
-                    "unit {unit} cannot be stopped: {why}"
-                )));
-            }
-            Some((unit, UnitState::Ready)) => {
-                let found = match holders(&path, hurry) {
-                    Ok(found) => found?,
-                    Err(e) => {
-                        return Some(Prospects::risk(format!("cannot see who has it open: {e}")));
-                    }
-                };
-                let outside: Vec<_> = found
-                    .pids
-                    .iter()
-                    .filter(|pid| !self.unit.as_ref().is_some_and(|u| u.holds(**pid)))
-                    .map(|pid| process_in_words(*pid))
-                    .collect();
-                self.outsiders = found.unseen || !outside.is_empty();
-                if !outside.is_empty() {
-                    return Some(Prospects::risk(format!(
-                        "{} has it open too and is not of unit {unit}: end it, or start it in the unit",
-                        outside.join(", ")
-                    )));
-                }
-                return Some(Prospects::well(format!("unit {unit} can be stopped")));
-            }
-        }
-        self.prospects_of_the_lock(hurry)
-    }
-
-    /// A writer that never lets the lock go has `locking_mode=EXCLUSIVE`, or one long transaction.
-    fn prospects_of_the_lock(&mut self, hurry: &dyn Fn() -> bool) -> Option<Prospects> {
-        self.outsiders = false;
-        let path = &self.settings.path;
-        if let Some(why) = not_writable(path) {
-            return Some(Prospects {
-                problem: true,
-                ..Prospects::well(why)
-            });
-        }
-        let mut left = LOCK_WAIT;
-        loop {
-            if hurry() {
-                return None;
-            }
-            match writer_now(path) {
-                Ok(None) => return Some(Prospects::well("its writers will wait".to_owned())),
-                Ok(Some(pid)) if left.is_zero() => {
-                    return Some(Prospects::risk(format!(
-                        "{} never lets its lock go (locking_mode=EXCLUSIVE, or one long \
-                         transaction): name the unit that writes it, or give that NORMAL",
-                        process_in_words(pid)
-                    )));
-                }
-                Ok(Some(_)) => pause(LOOK_AGAIN),
-                Err(e) => return Some(Prospects::risk(format!("cannot probe its locks: {e}"))),
-            }
-            left = left.saturating_sub(LOOK_AGAIN);
-        }
-    }
-
     /// Lets the unit go on first: its writers must not meet our lock.
     fn let_go(&mut self) {
         if let Some(Err(e)) = self.unit.as_mut().map(Unit::go_on) {
@@ -372,30 +226,6 @@ impl ForeignDatabase {
         // Closing rolls back what the lock began; nothing was written in it.
         self.held = None;
         self.parked = false;
-    }
-}
-
-/// What a look while service goes on has found.
-struct Prospects {
-    problem: bool,
-    other_writers: bool,
-    words: String,
-}
-
-impl Prospects {
-    fn well(words: String) -> Self {
-        Self {
-            problem: false,
-            other_writers: false,
-            words,
-        }
-    }
-
-    fn risk(words: String) -> Self {
-        Self {
-            other_writers: true,
-            ..Self::well(words)
-        }
     }
 }
 
@@ -450,13 +280,11 @@ impl GuardedDatabase for ForeignDatabase {
         let before = std::mem::take(&mut self.state);
         let checked = self.check();
         let found = match checked {
-            Err(why) => Prospects {
-                problem: true,
-                ..Prospects::well(why)
-            },
+            Err(why) => Prospects::problem(why),
             Ok(None) => Prospects::well(std::mem::take(&mut self.state)),
             Ok(Some(header)) => {
-                let Some(found) = self.prospects(hurry) else {
+                let path = &self.settings.path;
+                let Some(found) = Prospects::of(path, self.unit.as_mut(), hurry) else {
                     self.state = before;
                     return;
                 };
@@ -474,6 +302,7 @@ impl GuardedDatabase for ForeignDatabase {
         };
         self.problem = found.problem;
         self.other_writers = found.other_writers;
+        self.outsiders = found.outsiders;
         self.state = found.words;
         if self.state != before {
             if self.problem {
@@ -510,50 +339,12 @@ impl Drop for ForeignDatabase {
     }
 }
 
-fn connect(real: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let c = Connection::open_with_flags(real, flags)?;
-    c.busy_timeout(Duration::ZERO)?;
-    Ok(c)
-}
-
-/// Moves the WAL into the database from a connection of its own.
-fn checkpoint(real: &Path) -> Result<u32, String> {
-    let (busy, log, moved): (i64, i64, i64) = connect(real)
-        .and_then(|c| {
-            c.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |r| {
-                Ok((r.get(0)?, r.get(1)?, r.get(2)?))
-            })
-        })
-        .map_err(explain)?;
-    if log >= 0 && moved < log {
-        return Err(format!(
-            "a reader holds {} of {log} frames back (busy {busy})",
-            log - moved
-        ));
-    }
-    Ok(u32::try_from(moved.max(0)).unwrap_or(u32::MAX))
-}
-
 fn told(done: &Result<u32, String>, header: Header) -> String {
     match (done, header.journal) {
         (Ok(_), Journal::Wal) => "checkpointed".to_owned(),
         (Ok(_), Journal::Rollback) => "synced".to_owned(),
         (Err(e), _) => format!("synced; not checkpointed: {e}"),
     }
-}
-
-fn is_busy(e: &rusqlite::Error) -> bool {
-    e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
-}
-
-fn pause(d: Duration) {
-    let d = rustix::time::Timespec {
-        tv_sec: 0,
-        tv_nsec: d.subsec_nanos().into(),
-    };
-    // Interrupted early means asked early.
-    drop(rustix::thread::nanosleep(&d));
 }
 
 fn explain(e: impl std::error::Error) -> String {

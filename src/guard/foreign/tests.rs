@@ -1,5 +1,6 @@
 use super::*;
 use crate::clock::SystemClock;
+use rusqlite::Connection;
 use rustix::fs::Mode;
 use std::os::unix::fs::FileExt;
 
