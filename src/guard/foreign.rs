@@ -165,7 +165,9 @@ impl ForeignDatabase {
     /// Stills the writers and makes what they committed durable.
     fn still(&mut self, header: Header, left: Duration) -> Result<u32, String> {
         let wait = (left / 4).min(LOCK_WAIT);
-        let until = self.clock.mono() + wait;
+        // Stopped for another of its databases: a lock that it holds will not be let go.
+        let stands = self.unit.as_ref().is_some_and(Unit::is_stopped);
+        let until = self.clock.mono() + if stands { Duration::ZERO } else { wait };
         let lock = Lock::take(&real(&self.settings.path), header, until, &*self.clock);
         if let Lock::Held(held, _) = &lock {
             self.sync(Some(&held.file))?;
@@ -185,7 +187,11 @@ impl ForeignDatabase {
                 self.held = Some(held);
                 self.state = format!("{}; its writers wait", told(&done, header));
                 match stopped {
-                    Ok(_) => done,
+                    Ok(true) => {
+                        self.state = format!("{}; unit {unit} is stopped", self.state);
+                        done
+                    }
+                    Ok(false) => done,
                     Err(why) => {
                         self.state = format!("{}: {why}", self.state);
                         Err(format!("{why}; its writers wait for the lock instead"))

@@ -212,6 +212,12 @@ impl Unit {
         self.ready.as_ref().is_some_and(|r| r.pids.contains(&pid))
     }
 
+    /// Does it stand still, whoever stopped it?
+    pub fn is_stopped(&self) -> bool {
+        let it = self.ready.as_ref().filter(|r| r.is_populated());
+        it.is_some_and(|r| says(&r.events, "frozen 1").unwrap_or(false))
+    }
+
     /// Finds it again: its application may have been restarted. While service goes on.
     pub fn look(&mut self) -> UnitState {
         self.ready = None;

@@ -236,6 +236,30 @@ fn a_unit_is_stopped_instead_of_meeting_the_lock_and_goes_on_after() {
 }
 
 #[test]
+fn two_databases_of_one_unit_are_both_synced_and_it_goes_on_once() {
+    let w = World::new();
+    let mut app = w.filled("app.db", "DELETE");
+    let mut same = w.filled("second.db", "DELETE");
+    // Stopped in the middle of a transaction on its second database.
+    same.run("BEGIN IMMEDIATE");
+    w.unit(&[app.pid(), same.pid()]);
+    let mut first = w.guarded("app.db", Some("app.service"));
+    let mut second = w.guarded("second.db", Some("app.service"));
+    look(&mut first);
+    look(&mut second);
+    plan(&mut first).expect("plan");
+    plan(&mut second).expect("its lock is not waited for");
+    assert!(second.view().state.contains("is stopped"), "{second:?}");
+    assert!(w.is_frozen());
+    first.release();
+    assert!(!w.is_frozen());
+    second.release();
+    assert!(!w.is_frozen());
+    app.run("INSERT INTO t VALUES(1)");
+    same.run("COMMIT");
+}
+
+#[test]
 fn an_agent_that_ends_lets_the_unit_go_on() {
     let w = World::new();
     let app = w.filled("app.db", "WAL");

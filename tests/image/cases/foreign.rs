@@ -63,15 +63,23 @@ fn python_writer(
         files: &[("/root/writer.py", WRITER.as_bytes())],
         ..MachineOptions::default()
     };
-    let scene = Scene::boot(name, parts, card, &options);
+    let machine = Machine::boot(parts, card, &options);
+    machine.mount("/data");
+    // As the service manager has done long before an agent starts.
+    machine.run("mount -t cgroup2 none /sys/fs/cgroup");
+    machine.run(&format!("mkdir -p {UNIT}"));
+    let agent = machine.spawn_agent();
+    let scene = Scene {
+        name,
+        machine,
+        agent,
+    };
     let machine = &scene.machine;
     machine.wait_for("the disk with Python", |m| {
         (m.sh("[ -b /dev/vda ]").status == 0).then_some(())
     });
     machine.run("mkdir -p /py && mount -t ext4 -o ro,noload /dev/vda /py");
     machine.run("ln -s /py/usr/lib/aarch64-linux-gnu/ld-linux-aarch64.so.1 /lib/");
-    machine.run("mount -t cgroup2 none /sys/fs/cgroup");
-    machine.run(&format!("mkdir -p {UNIT}"));
     let join = if setting.tables.contains("unit") {
         format!("echo $$ >{UNIT}/cgroup.procs && ")
     } else {
