@@ -119,6 +119,16 @@ impl Clock for SystemClock {
     }
 }
 
+impl SystemClock {
+    /// Now on both of the kernel's clocks, read one right after the other; the second is
+    /// CLOCK_REALTIME in nanoseconds since 1970. Only for time stamps that a kernel took on either.
+    pub fn mono_and_real_nanos(&self) -> (Mono, u64) {
+        let real = clock_gettime(ClockId::Realtime);
+        let nanos = real.tv_sec.unsigned_abs() * 1_000_000_000 + real.tv_nsec.unsigned_abs();
+        (self.mono(), nanos)
+    }
+}
+
 /// A clock that stands still until a test turns it.
 #[derive(Debug, Default)]
 pub struct ManualClock {

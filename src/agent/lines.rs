@@ -39,6 +39,9 @@ impl LineOpener for BoardLines {
                 for m in &open.missing {
                     log::warn!("input {}: {}", m.line, m.why);
                 }
+                for n in &open.notes {
+                    log::warn!("input {}: {}", n.line, n.why);
+                }
                 *seen = LinesSeen {
                     open: Some(open),
                     why_not: None,

@@ -111,8 +111,10 @@ impl From<DatabaseView> for Database {
 /// The power-fail line.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Gpio {
-    /// `v2`, `sim`, or `none` while the lines cannot be read.
+    /// `v2`, `v1`, `sim`, or `none` while the lines cannot be read.
     pub abi: String,
+    /// That ABI is what `gpio.abi` says, not what the kernel answered.
+    pub abi_forced: bool,
     /// The chip's label.
     pub chip: Option<String>,
     /// The line's number on the chip.
@@ -121,6 +123,19 @@ pub struct Gpio {
     pub reads: Option<String>,
     /// Why the lines cannot be read.
     pub error: Option<String>,
+    /// What about the lines is not quite as the settings want it.
+    pub notes: Vec<String>,
+}
+
+impl Gpio {
+    /// The ABI, and whether it was chosen or forced.
+    pub fn abi_in_words(&self) -> String {
+        match (self.abi.as_str(), self.abi_forced) {
+            (abi @ ("v1" | "v2"), true) => format!("ABI {abi} (forced by gpio.abi)"),
+            (abi @ ("v1" | "v2"), false) => format!("ABI {abi} (chosen by asking the kernel)"),
+            (abi, _) => format!("ABI {abi}"),
+        }
+    }
 }
 
 /// Everything that a status is made from.
@@ -229,7 +244,14 @@ impl StatusSource {
 }
 
 fn gpio(seen: &LinesSeen, lost: Option<bool>) -> Gpio {
-    let Some(LinesDescription { abi, lines, .. }) = &seen.open else {
+    let Some(LinesDescription {
+        abi,
+        forced,
+        lines,
+        notes,
+        ..
+    }) = &seen.open
+    else {
         return Gpio {
             abi: "none".to_owned(),
             error: seen.why_not.clone(),
@@ -239,9 +261,14 @@ fn gpio(seen: &LinesSeen, lost: Option<bool>) -> Gpio {
     let fail = lines.iter().find(|l| l.line == Input::PowerFail.name());
     Gpio {
         abi: (*abi).to_owned(),
+        abi_forced: *forced,
         chip: fail.map(|l| l.chip.clone()),
         line: fail.map(|l| l.offset),
         reads: lost.map(|lost| if lost { "lost" } else { "good" }.to_owned()),
         error: None,
+        notes: notes
+            .iter()
+            .map(|n| format!("{}: {}", n.line, n.why))
+            .collect(),
     }
 }

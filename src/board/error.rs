@@ -4,6 +4,21 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+/// The kernel's word, as the crate that was asked says it.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum KernelError {
+    /// Through uAPI v2.
+    #[error("{0}")]
+    V2(#[from] gpiocdev::Error),
+    /// Through uAPI v1.
+    #[error("{0}")]
+    V1(#[from] gpio_cdev::Error),
+    /// Through uAPI v1, an output.
+    #[error("{0}")]
+    Pin(#[from] linux_embedded_hal::CdevPinError),
+}
+
 /// A line or chip is not to be had. `line` is the line's purpose, as in the configuration.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -64,6 +79,22 @@ pub enum BoardError {
         /// What was asked for.
         offset: u32,
     },
+    /// The kernel speaks another ABI than the one that is asked for, or none at all.
+    #[error(
+        "{line}: this kernel does not speak {wanted} on \"{chip}\" (it speaks {speaks}); {remedy}"
+    )]
+    NoAbi {
+        /// The line's purpose.
+        line: &'static str,
+        /// The chip's label.
+        chip: String,
+        /// What was asked for.
+        wanted: &'static str,
+        /// What there is.
+        speaks: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// Another program or driver has the line.
     #[error(
         "{line}: line {offset} of \"{chip}\" is in use by \"{consumer}\"; stop that, or use another line"
@@ -90,7 +121,7 @@ pub enum BoardError {
         /// The chip's device.
         path: PathBuf,
         /// The kernel's word.
-        source: gpiocdev::Error,
+        source: KernelError,
     },
     /// The line was ours and cannot be read any more.
     #[error("{line}: the line can no longer be read; check whether its chip is still there")]
@@ -98,7 +129,7 @@ pub enum BoardError {
         /// The line's purpose.
         line: &'static str,
         /// The kernel's word.
-        source: gpiocdev::Error,
+        source: KernelError,
     },
     /// An output cannot be driven.
     #[error("{line}: the line cannot be driven; check whether its chip is still there")]
@@ -106,7 +137,7 @@ pub enum BoardError {
         /// The line's purpose.
         line: &'static str,
         /// The kernel's word.
-        source: gpiocdev::Error,
+        source: KernelError,
     },
     /// The chip went away under the request.
     #[error("{line}: the line's chip is gone; restart the agent when it is back")]

@@ -146,6 +146,8 @@ impl Inputs for FakeInputs {
             abi: "fake",
             lines: Vec::new(),
             missing: Vec::new(),
+            forced: false,
+            notes: Vec::new(),
         }
     }
 

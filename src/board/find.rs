@@ -2,21 +2,46 @@
 
 use std::path::{Path, PathBuf};
 
-use gpiocdev::chip::{Chip, chips};
-use gpiocdev::line::Info;
+use gpiocdev::chip::chips;
 
-use super::{BoardError, LineDescription};
-use crate::config::{BoardSettings, LineAt, LineSpec};
+use super::abi::{Chip, LineInfo};
+use super::{BoardError, KernelError, LineDescription};
+use crate::config::{BoardSettings, GpioAbi, LineAt, LineSpec};
 
 /// A line that exists; not yet requested.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) path: PathBuf,
     pub(super) label: String,
-    pub(super) info: Info,
+    pub(super) info: LineInfo,
+    pub(super) chip: Chip,
 }
 
 impl Found {
+    /// The kernel refuses it.
+    pub(super) fn refused(&self, line: &'static str, source: KernelError) -> BoardError {
+        BoardError::Request {
+            line,
+            chip: self.label.clone(),
+            offset: self.info.offset,
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    /// Nobody else has it.
+    pub(super) fn free(&self, line: &'static str) -> Result<(), BoardError> {
+        if !self.info.used {
+            return Ok(());
+        }
+        Err(BoardError::Busy {
+            line,
+            chip: self.label.clone(),
+            offset: self.info.offset,
+            consumer: self.info.consumer.clone(),
+        })
+    }
+
     pub(super) fn describe(&self, line: &'static str, spec: &LineSpec) -> LineDescription {
         LineDescription {
             line,
@@ -30,17 +55,23 @@ impl Found {
 }
 
 struct Candidate {
-    chip: Chip,
+    path: PathBuf,
     label: String,
     lines: u32,
+    /// `Err`: what it speaks instead of what was chosen.
+    chip: Result<Chip, &'static str>,
 }
 
-/// The line that `spec` means.
-pub(super) fn find(line: &'static str, spec: &LineSpec) -> Result<Found, BoardError> {
-    let (all, closed) = every_chip();
+/// The line that `spec` means, on a chip that speaks the ABI of `choice`.
+pub(super) fn find(
+    line: &'static str,
+    spec: &LineSpec,
+    choice: GpioAbi,
+) -> Result<Found, BoardError> {
+    let (all, closed) = every_chip(choice);
     let have = inventory(&all, &closed);
-    let fitting: Vec<&Candidate> = all
-        .iter()
+    let mut fitting: Vec<Candidate> = all
+        .into_iter()
         .filter(|c| spec.chip.as_ref().is_none_or(|label| *label == c.label))
         .collect();
     if fitting.is_empty() {
@@ -49,8 +80,8 @@ pub(super) fn find(line: &'static str, spec: &LineSpec) -> Result<Found, BoardEr
     }
     match &spec.at {
         LineAt::Offset(offset) => {
-            let [one] = fitting[..] else {
-                let which = fitting.iter().map(|c| shown(c.chip.path()));
+            let [one] = &fitting[..] else {
+                let which = fitting.iter().map(|c| shown(&c.path));
                 let which = which.collect::<Vec<_>>().join(", ");
                 return Err(BoardError::Ambiguous { line, which });
             };
@@ -62,29 +93,35 @@ pub(super) fn find(line: &'static str, spec: &LineSpec) -> Result<Found, BoardEr
                     offset: *offset,
                 });
             }
-            one.found(line, *offset)
+            fitting.remove(0).found(line, *offset, choice)
         }
         LineAt::Name(name) => {
             let mut hits = Vec::new();
-            for candidate in fitting {
+            for (nth, candidate) in fitting.iter().enumerate() {
+                let Ok(chip) = &candidate.chip else {
+                    continue;
+                };
                 for offset in 0..candidate.lines {
-                    let info = candidate.chip.line_info(offset);
+                    let info = chip.line_info(offset);
                     if info.is_ok_and(|info| info.name == *name) {
-                        hits.push((candidate, offset));
+                        hits.push((nth, offset));
                     }
                 }
             }
             match hits[..] {
-                [(candidate, offset)] => candidate.found(line, offset),
-                [] => Err(BoardError::NoLine {
-                    line,
-                    name: name.clone(),
-                    have,
-                }),
+                [(nth, offset)] => fitting.remove(nth).found(line, offset, choice),
+                [] => match fitting.iter().position(|c| c.chip.is_ok()) {
+                    Some(_) => Err(BoardError::NoLine {
+                        line,
+                        name: name.clone(),
+                        have,
+                    }),
+                    None => fitting.remove(0).found(line, 0, choice),
+                },
                 _ => {
-                    let which = hits
-                        .iter()
-                        .map(|(c, offset)| format!("{} line {offset}", shown(c.chip.path())));
+                    let which = hits.iter().map(|(nth, offset)| {
+                        format!("{} line {offset}", shown(&fitting[*nth].path))
+                    });
                     let which = which.collect::<Vec<_>>().join(", ");
                     Err(BoardError::Ambiguous { line, which })
                 }
@@ -94,17 +131,37 @@ pub(super) fn find(line: &'static str, spec: &LineSpec) -> Result<Found, BoardEr
 }
 
 impl Candidate {
-    fn found(&self, line: &'static str, offset: u32) -> Result<Found, BoardError> {
-        let path = self.chip.path().to_owned();
-        match self.chip.line_info(offset) {
+    fn found(self, line: &'static str, offset: u32, choice: GpioAbi) -> Result<Found, BoardError> {
+        let Self {
+            path, label, chip, ..
+        } = self;
+        let chip = match chip {
+            Ok(chip) => chip,
+            Err(speaks) => {
+                let (wanted, remedy) = match choice {
+                    GpioAbi::V1 => ("GPIO ABI v1", "set gpio.abi = \"auto\""),
+                    GpioAbi::V2 => ("GPIO ABI v2", "set gpio.abi = \"auto\""),
+                    GpioAbi::Auto => ("any GPIO ABI", "use a kernel with CONFIG_GPIO_CDEV"),
+                };
+                return Err(BoardError::NoAbi {
+                    line,
+                    chip: label,
+                    wanted,
+                    speaks,
+                    remedy,
+                });
+            }
+        };
+        match chip.line_info(offset) {
             Ok(info) => Ok(Found {
                 path,
-                label: self.label.clone(),
+                label,
                 info,
+                chip,
             }),
             Err(source) => Err(BoardError::Request {
                 line,
-                chip: self.label.clone(),
+                chip: label,
                 offset,
                 path,
                 source,
@@ -114,16 +171,18 @@ impl Candidate {
 }
 
 /// The chips that can be opened, and why the others cannot.
-fn every_chip() -> (Vec<Candidate>, Vec<String>) {
+fn every_chip(choice: GpioAbi) -> (Vec<Candidate>, Vec<String>) {
     let (mut open, mut closed) = (Vec::new(), Vec::new());
-    // Links such as Raspberry Pi OS's gpiochip4 are resolved and counted once.
+    // Links such as Raspberry Pi OS's gpiochip4 are resolved and counted once. What a chip says of
+    // itself is the same in both ABIs.
     for path in chips().unwrap_or_default() {
-        let opened = Chip::from_path(&path).and_then(|chip| {
+        let opened = gpiocdev::Chip::from_path(&path).and_then(|chip| {
             let info = chip.info()?;
             Ok(Candidate {
-                chip,
+                path: path.clone(),
                 label: info.label,
                 lines: info.num_lines,
+                chip: Chip::open(chip, choice),
             })
         });
         match opened {
@@ -137,14 +196,7 @@ fn every_chip() -> (Vec<Candidate>, Vec<String>) {
 fn inventory(open: &[Candidate], closed: &[String]) -> String {
     let mut have: Vec<String> = open
         .iter()
-        .map(|c| {
-            format!(
-                "{} \"{}\" with {} lines",
-                shown(c.chip.path()),
-                c.label,
-                c.lines
-            )
-        })
+        .map(|c| format!("{} \"{}\" with {} lines", shown(&c.path), c.label, c.lines))
         .collect();
     have.extend_from_slice(closed);
     if have.is_empty() {
@@ -176,7 +228,7 @@ pub fn survey(board: &BoardSettings) -> Vec<Finding> {
     }
     wired(board)
         .map(|(line, spec)| {
-            let found = find(line, spec);
+            let found = find(line, spec, board.abi);
             let used_by = match &found {
                 Ok(found) if found.info.used => Some(found.info.consumer.clone()),
                 Ok(_) | Err(_) => None,

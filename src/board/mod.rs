@@ -16,16 +16,21 @@ use serde::Serialize;
 use crate::clock::Mono;
 use crate::config::{BoardKind, BoardSettings, LineSpec};
 
+mod abi;
 mod error;
 pub mod fake;
 mod find;
 mod gpio;
+mod gpio_v1;
+mod lines;
 mod outputs;
+mod pins;
 mod sim;
+mod stamp;
 
-pub use error::BoardError;
+pub use error::{BoardError, KernelError};
 pub use find::{Finding, survey};
-pub use gpio::read_once;
+pub use lines::read_once;
 pub use outputs::{Outputs, open_outputs};
 
 /// Who requests the lines, as other programs see it.
@@ -106,7 +111,8 @@ pub struct Edge {
     pub asserted: bool,
     /// When, by the kernel's interrupt.
     pub at: Mono,
-    /// Counts the edges of this input from 1; a gap means that edges were dropped.
+    /// Counts the edges of this input from 1; a gap means that edges were dropped. Through uAPI v1
+    /// only those that were kept are counted, so there is none.
     pub seq: u32,
 }
 
@@ -159,12 +165,16 @@ pub struct MissingLine {
 /// Where the inputs come from, for status and doctor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LinesDescription {
-    /// `v2` (the kernel's character device), `sim` or `fake`.
+    /// `v2` or `v1` (the kernel's character device), `sim` or `fake`.
     pub abi: &'static str,
+    /// The ABI is what the settings say, not what the kernel answered.
+    pub forced: bool,
     /// The lines in use, `power_fail` first.
     pub lines: Vec<LineDescription>,
     /// Wired, but not to be had.
     pub missing: Vec<MissingLine>,
+    /// In use, but not quite as the settings want it.
+    pub notes: Vec<MissingLine>,
 }
 
 /// The input lines.
@@ -208,7 +218,7 @@ pub trait Inputs: Send + fmt::Debug {
 /// `power_fail` is not wired or cannot be had, or the simulated board's socket cannot be opened.
 pub fn open_inputs(board: &BoardSettings) -> Result<Box<dyn Inputs>, BoardError> {
     match &board.kind {
-        BoardKind::Gpio => Ok(Box::new(gpio::GpioInputs::open(board)?)),
+        BoardKind::Gpio => Ok(Box::new(lines::GpioInputs::open(board)?)),
         BoardKind::Sim { control } => Ok(Box::new(sim::SimInputs::open(board, control)?)),
     }
 }

@@ -116,9 +116,12 @@ fn print(s: &Status, out: &mut dyn Write) -> anyhow::Result<()> {
     let line = match (&s.gpio.chip, s.gpio.line) {
         (Some(chip), Some(line)) => {
             let reads = s.gpio.reads.as_deref().unwrap_or("unknown");
-            format!("{chip} line {line} ({}), reads {reads}", s.gpio.abi)
+            format!(
+                "{chip} line {line}, {}, reads {reads}",
+                s.gpio.abi_in_words()
+            )
         }
-        (Some(chip), None) => format!("{chip} ({})", s.gpio.abi),
+        (Some(chip), None) => format!("{chip}, {}", s.gpio.abi_in_words()),
         (None, _) => s
             .gpio
             .error

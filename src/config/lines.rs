@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::merge::Merged;
 use super::schema::LINES;
-use super::settings::{Bias, BoardKind, BoardSettings, LineAt, LineSpec};
+use super::settings::{Bias, BoardKind, BoardSettings, GpioAbi, LineAt, LineSpec};
 use super::validate::fits_a_socket;
 
 /// The board, with complaints in `m.problems`.
@@ -29,6 +29,11 @@ pub(super) fn board(m: &mut Merged) -> BoardSettings {
     BoardSettings {
         name: m.text("board.name").to_owned(),
         kind,
+        abi: match m.text("gpio.abi") {
+            "v1" => GpioAbi::V1,
+            "v2" => GpioAbi::V2,
+            _ => GpioAbi::Auto,
+        },
         cycles_supply: m.bool("board.cycles_supply"),
         power_fail,
         brownout,

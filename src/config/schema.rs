@@ -130,6 +130,8 @@ pub const KEYS: &[Key] = &[
     key("power", "freeze", Kind::Choice(&["auto", "never"]), Some("auto"), "", "freeze the data file system while parked; auto: where data_dir is a mount of its own"),
     key("power", "allow_poweroff", Kind::Bool, Some("false"), "", "whether the agent may power the machine off at all"),
 
+    key("gpio", "abi", Kind::Choice(&["auto", "v1", "v2"]), Some("auto"), "", "how to speak to the kernel's GPIO chips; auto: v2 where the kernel has it, else v1"),
+
     board(Scope::Board, key("board", "name", Kind::Id, None, "", "the board's name, the same as its folder's")),
     board(Scope::Board, key("board", "description", Kind::Text, None, "", "what it is, in a line")),
     board(Scope::Board, key("board", "kind", Kind::Choice(&["gpio", "sim"]), Some("gpio"), "", "how its lines are reached")),

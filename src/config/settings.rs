@@ -175,6 +175,18 @@ pub struct DatabaseSettings {
     pub unit: Option<String>,
 }
 
+/// The kernel's GPIO ABI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GpioAbi {
+    /// v2 where the kernel speaks it, else v1.
+    #[default]
+    Auto,
+    /// v1, for a kernel that lacks v2.
+    V1,
+    /// v2, since Linux 5.10.
+    V2,
+}
+
 /// What is soldered where.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BoardSettings {
@@ -182,6 +194,8 @@ pub struct BoardSettings {
     pub name: String,
     /// How its lines are reached.
     pub kind: BoardKind,
+    /// `gpio.abi`.
+    pub abi: GpioAbi,
     /// Raising `safe_to_cut` makes the supply cut and come back with the mains. Without it a
     /// gateway that powered itself off would stay off.
     pub cycles_supply: bool,

@@ -1,7 +1,7 @@
 //! The agent, the board, the lines and their levels, the hold-up time.
 
-use crate::agent::Status;
-use crate::board;
+use crate::agent::{Gpio, Status};
+use crate::board::{self, LinesDescription};
 
 use super::{Check, Patient};
 
@@ -47,16 +47,45 @@ fn agent(s: &Status, out: &mut Vec<Check>) {
     }
 }
 
+/// Which lines were found, and how they are spoken to.
+fn described(seen: &LinesDescription, out: &mut Vec<Check>) {
+    let gpio = Gpio {
+        abi: seen.abi.to_owned(),
+        abi_forced: seen.forced,
+        ..Gpio::default()
+    };
+    let found: Vec<_> = seen
+        .lines
+        .iter()
+        .map(|l| format!("{} is {} line {}", l.line, l.chip, l.offset))
+        .collect();
+    let found = format!("{}; {}", found.join(", "), gpio.abi_in_words());
+    out.push(Check::ok("lines", found));
+    for missing in &seen.missing {
+        let remedy = "correct it, or set wired = false";
+        let found = format!("{}: {}", missing.line, missing.why);
+        out.push(Check::warn("lines", found, remedy));
+    }
+    for note in &seen.notes {
+        let found = format!("{}: {}", note.line, note.why);
+        out.push(Check::warn(
+            "lines",
+            found,
+            "do that, or set bias = \"as-is\"",
+        ));
+    }
+}
+
 fn lines(p: &Patient<'_>, out: &mut Vec<Check>) {
     if let Some(s) = p.agent {
         let found = match (&s.gpio.chip, s.gpio.line, &s.gpio.error) {
-            (Some(chip), Some(line), _) => format!("{chip} line {line}, ABI {}", s.gpio.abi),
-            (Some(chip), None, _) => format!("{chip}, ABI {}", s.gpio.abi),
+            (Some(chip), Some(line), _) => format!("{chip} line {line}, {}", s.gpio.abi_in_words()),
+            (Some(chip), None, _) => format!("{chip}, {}", s.gpio.abi_in_words()),
             (None, _, Some(why)) => {
                 out.push(Check::bad(
                     "power_fail",
                     why.clone(),
-                    "check power.board and the wiring",
+                    "check power.board, gpio.abi and the wiring",
                 ));
                 return;
             }
@@ -73,20 +102,31 @@ fn lines(p: &Patient<'_>, out: &mut Vec<Check>) {
         } else {
             Check::ok("power_fail", found)
         });
+        for note in &s.gpio.notes {
+            out.push(Check::warn(
+                "lines",
+                note.clone(),
+                "do that, or set bias = \"as-is\"",
+            ));
+        }
         return;
     }
     if p.settings.board.is_sim() {
         return;
     }
-    let read = board::open_inputs(&p.settings.board).and_then(|mut inputs| inputs.levels());
+    let read = board::open_inputs(&p.settings.board)
+        .and_then(|mut inputs| Ok((inputs.levels()?, inputs.describe())));
     let levels = match read {
-        Ok(levels) => levels,
+        Ok((levels, seen)) => {
+            described(&seen, out);
+            levels
+        }
         Err(e) => {
             let why = crate::agent::explain(&e);
             out.push(Check::bad(
                 "lines",
                 why,
-                "check power.board, [board.*] and the wiring",
+                "check power.board, gpio.abi, [board.*] and the wiring",
             ));
             return;
         }

@@ -168,6 +168,7 @@ mod tests {
             kind: BoardKind::Sim {
                 control: "/tmp/none".into(),
             },
+            abi: crate::config::GpioAbi::Auto,
             cycles_supply: true,
             power_fail: None,
             brownout: None,

@@ -33,6 +33,7 @@ fn board(kind: BoardKind) -> BoardSettings {
     BoardSettings {
         name: "bench".to_owned(),
         kind,
+        abi: holdup::config::GpioAbi::Auto,
         cycles_supply: true,
         power_fail: Some(line(0)),
         brownout: Some(line(1)),
@@ -343,7 +344,7 @@ fn a_chip_that_is_not_there_is_named_with_those_that_are() {
             .starts_with("brownout: no gpio")
     );
 
-    let outputs = open_outputs(&real);
+    let mut outputs = open_outputs(&real);
     assert_eq!(outputs.missing().len(), 1, "the lamp");
     outputs.set_status(true).unwrap();
     outputs.set_safe_to_cut(true).unwrap();
@@ -352,7 +353,7 @@ fn a_chip_that_is_not_there_is_named_with_those_that_are() {
 
 #[test]
 fn the_simulated_outputs_remember_what_they_were_set_to() {
-    let outputs = open_outputs(&sim(Path::new("/unused")));
+    let mut outputs = open_outputs(&sim(Path::new("/unused")));
     assert_eq!(
         (outputs.status(), outputs.safe_to_cut()),
         (Some(false), None)

@@ -42,6 +42,7 @@ fn settings(server: &Server) -> Settings {
             kind: BoardKind::Sim {
                 control: home.join("sim.sock"),
             },
+            abi: holdup::config::GpioAbi::Auto,
             cycles_supply: false,
             power_fail: None,
             brownout: None,

@@ -33,6 +33,7 @@ fn board(chip: &SimChip) -> BoardSettings {
     BoardSettings {
         name: "gpio-sim".to_owned(),
         kind: BoardKind::Gpio,
+        abi: holdup::config::GpioAbi::Auto,
         cycles_supply: true,
         power_fail: Some(at(chip, 5, false)),
         brownout: Some(brownout),
@@ -187,7 +188,7 @@ fn an_unknown_line_name_is_told_with_the_chips_that_were_searched() {
 fn outputs_start_not_asserted_and_follow() {
     let Some(chip) = SimChip::new() else { return };
     let board = board(&chip);
-    let outputs = open_outputs(&board);
+    let mut outputs = open_outputs(&board);
     assert!(outputs.missing().is_empty(), "{:?}", outputs.missing());
     assert!(
         !chip.level(0) && chip.level(1),

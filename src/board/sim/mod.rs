@@ -68,6 +68,8 @@ impl SimInputs {
             abi: "sim",
             lines: described.collect(),
             missing: Vec::new(),
+            forced: false,
+            notes: Vec::new(),
         };
         Ok(Self {
             _server: Server::start(control, Arc::clone(&lines))?,
