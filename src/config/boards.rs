@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 
 use super::files;
 use super::fragment::{self, Author, Entry, Fragment, Value};
+use super::identify::Identity;
 use super::problem::{Place, Problem, printable};
 
 /// Name and description of each board that needs no file.
-pub const BUILT_IN: [(&str, &str); 3] = [
+pub const BUILT_IN: [(&str, &str); 5] = [
     ("rpi5", include_str!("../../board/rpi5/board.toml")),
+    ("rpi4", include_str!("../../board/rpi4/board.toml")),
+    ("rpi3", include_str!("../../board/rpi3/board.toml")),
     (
         "qemu-virt",
         include_str!("../../board/qemu-virt/board.toml"),
@@ -16,15 +19,33 @@ pub const BUILT_IN: [(&str, &str); 3] = [
     ("sim", include_str!("../../board/sim/board.toml")),
 ];
 
+/// The name that means: whichever board this machine is.
+const AUTO: &str = "auto";
+
 /// The description that `power.board` means, and its file where it is not compiled in.
 ///
 /// A name with a slash is a path; else `board/NAME/board.toml` beside `main` goes before what is
 /// compiled in.
-pub(super) fn read(main: &Path, wanted: &Entry) -> (Fragment, Option<PathBuf>) {
+///
+/// `auto` is what `identify` says that this machine is.
+pub(super) fn read(
+    main: &Path,
+    wanted: &Entry,
+    identify: &dyn Fn() -> Identity,
+) -> (Fragment, Option<PathBuf>) {
     let Value::Text(name) = &wanted.value else {
         return (Fragment::default(), None);
     };
     let folder = files::beside(main);
+    let name = if name == AUTO {
+        let machine = identify();
+        match machine.profile {
+            Some(profile) => profile,
+            None => return (nobody_knows(&machine, wanted, folder), None),
+        }
+    } else {
+        name
+    };
     if name.contains('/') {
         let path = folder.join(name);
         return (from_file(&path, None, wanted), Some(path));
@@ -33,25 +54,39 @@ pub(super) fn read(main: &Path, wanted: &Entry) -> (Fragment, Option<PathBuf>) {
     if path.exists() {
         return (from_file(&path, Some(name), wanted), Some(path));
     }
-    let built_in = BUILT_IN.iter().find(|(n, _)| n == name);
+    let built_in = BUILT_IN.iter().find(|(n, _)| *n == name);
     let Some((_, text)) = built_in else {
-        let mut none = Fragment::default();
-        let known: Vec<&str> = BUILT_IN.iter().map(|(n, _)| *n).collect();
-        none.problems.push(Problem {
-            place: wanted.origin.place(),
-            key: "power.board".to_owned(),
-            what: format!("there is no board \"{}\"", printable(name)),
-            remedy: format!(
-                "use one of {}, or describe it in {}",
-                known.join(", "),
-                path.display()
-            ),
-        });
-        none.broken = true;
-        return (none, None);
+        let what = format!("there is no board \"{}\"", printable(name));
+        return (no_board(wanted, what, &path), None);
     };
     let file = PathBuf::from(format!("board/{name}/board.toml"));
     (fragment::parse(&file, text, Author::Board(name)), None)
+}
+
+fn nobody_knows(machine: &Identity, wanted: &Entry, folder: &Path) -> Fragment {
+    let seen = printable(&machine.to_string());
+    let what = format!("is \"auto\", and no board is known for what this is: {seen}");
+    no_board(wanted, what, &folder.join("board/NAME/board.toml"))
+}
+
+/// Without a board nothing can be said about its lines.
+fn no_board(wanted: &Entry, what: String, path: &Path) -> Fragment {
+    let known: Vec<&str> = BUILT_IN.iter().map(|(n, _)| *n).collect();
+    let remedy = format!(
+        "use one of {}, or describe it in {}",
+        known.join(", "),
+        path.display()
+    );
+    Fragment {
+        problems: vec![Problem {
+            place: wanted.origin.place(),
+            key: "power.board".to_owned(),
+            what,
+            remedy,
+        }],
+        broken: true,
+        ..Fragment::default()
+    }
 }
 
 fn from_file(path: &Path, name: Option<&str>, wanted: &Entry) -> Fragment {

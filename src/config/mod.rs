@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 mod boards;
 mod files;
 mod fragment;
+mod identify;
 mod lines;
 mod merge;
 mod problem;
@@ -24,6 +25,7 @@ mod validate;
 
 pub use boards::BUILT_IN as BUILT_IN_BOARDS;
 pub use fragment::{Origin, Value};
+pub use identify::{Identity, by_device_tree, identify};
 pub use problem::{ConfigError, Place, Problem};
 pub use schema::{KEYS, Key, Kind, LINE_TABLE, LINES, OUTPUTS, Scope};
 pub use settings::*;
@@ -60,6 +62,14 @@ impl Loaded {
 /// # Errors
 /// Everything that can be found wrong, not the first thing only.
 pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
+    load_on(path, &identify)
+}
+
+/// The same on a machine that `identify` tells; it is asked only for `power.board = "auto"`.
+///
+/// # Errors
+/// See [`load`].
+pub fn load_on(path: &Path, identify: &dyn Fn() -> Identity) -> Result<Loaded, ConfigError> {
     let mut site = Merged::default();
     let mut files = vec![path.to_owned()];
     match files::drop_ins(path) {
@@ -75,17 +85,22 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
             }
         }
     }
-    finish(path, site, files)
+    finish(path, site, files, identify)
 }
 
-fn finish(path: &Path, site: Merged, mut files: Vec<PathBuf>) -> Result<Loaded, ConfigError> {
+fn finish(
+    path: &Path,
+    site: Merged,
+    mut files: Vec<PathBuf>,
+    identify: &dyn Fn() -> Identity,
+) -> Result<Loaded, ConfigError> {
     let mut all = Merged::default();
     if site.sound(&["power.board"]) {
         let mut named = Merged::default();
         named.fill();
         let default = named.entries.remove("power.board");
         if let Some(wanted) = site.entries.get("power.board").or(default.as_ref()) {
-            let (board, file) = boards::read(path, wanted);
+            let (board, file) = boards::read(path, wanted, identify);
             files.extend(file);
             all.lay(board);
         }

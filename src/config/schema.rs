@@ -115,7 +115,7 @@ pub const KEYS: &[Key] = &[
     key("gateway", "data_dir", Kind::Path, Some("/var/lib/holdup"), "", "everything that must last"),
     key("gateway", "run_dir", Kind::Path, Some("/run/holdup"), "", "sockets and locks; on a tmpfs, so that it can be used while data_dir is frozen"),
 
-    key("power", "board", Kind::Board, Some("rpi5"), "", "rpi5, qemu-virt, sim, a board/NAME/board.toml beside this file, or a path to one"),
+    key("power", "board", Kind::Board, Some("rpi5"), "", "rpi5, rpi4, rpi3, qemu-virt, sim, auto (the Raspberry Pi that this is), a board/NAME/board.toml beside this file, or a path to one"),
     key("power", "source", Kind::Choice(&["capacitor", "battery"]), Some("capacitor"), "", "what stands behind the 5 V rail: a capacitor (seconds) or a battery (hours)"),
     key("power", "holdup_ms", int(10, 24 * HOUR_MS), None, "ms", "measured hold-up time; unset: readiness is unprotected"),
     key("power", "glitch_ms", int(1, 60_000), Some("30"), "ms", "lost time within ten times this that makes a loss real"),

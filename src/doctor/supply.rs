@@ -2,6 +2,7 @@
 
 use crate::agent::{Gpio, Status};
 use crate::board::{self, LinesDescription};
+use crate::config::{self, Identity};
 
 use super::{Check, Patient};
 
@@ -22,7 +23,7 @@ pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
             "set power.board to the board that this is",
         ));
     } else {
-        out.push(Check::ok("board", b.name.clone()));
+        out.push(board_check(&b.name, &config::identify()));
     }
     lines(p, out);
     match p.settings.power.holdup {
@@ -33,6 +34,26 @@ pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
             "measure how long the supply lasts under load and set power.holdup_ms",
         )),
     }
+}
+
+/// Is the board that is configured the one that this machine is? Boards of a site's own, and
+/// machines that nobody knows, cannot be compared.
+fn board_check(configured: &str, machine: &Identity) -> Check {
+    let found = format!("{configured}; this machine is {machine}");
+    match machine.profile {
+        Some(profile) if is_built_in(configured) && profile != configured => Check::warn(
+            "board",
+            found,
+            format!("set power.board = \"{profile}\" or \"auto\""),
+        ),
+        Some(_) | None => Check::ok("board", found),
+    }
+}
+
+fn is_built_in(board: &str) -> bool {
+    config::BUILT_IN_BOARDS
+        .iter()
+        .any(|(name, _)| *name == board)
 }
 
 fn agent(s: &Status, out: &mut Vec<Check>) {
@@ -156,6 +177,45 @@ fn lines(p: &Patient<'_>, out: &mut Vec<Check>) {
                 "check the supply and the wiring",
             )),
             Some(false) => out.push(Check::ok(name, "reads good")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Level;
+
+    fn machine(profile: Option<&'static str>) -> Identity {
+        Identity {
+            model: Some("Raspberry Pi 4 B".to_owned()),
+            soc: Some("BCM2711".to_owned()),
+            profile,
+        }
+    }
+
+    #[test]
+    fn the_board_of_another_pi_is_warned_about() {
+        let check = board_check("rpi5", &machine(Some("rpi4")));
+        assert_eq!(check.level, Level::Warn);
+        assert_eq!(
+            (check.found.as_str(), check.remedy.as_str()),
+            (
+                "rpi5; this machine is Raspberry Pi 4 B (BCM2711)",
+                "set power.board = \"rpi4\" or \"auto\""
+            )
+        );
+    }
+
+    #[test]
+    fn the_right_board_a_sites_own_and_an_unknown_machine_are_left_alone() {
+        for (board, profile) in [
+            ("rpi4", Some("rpi4")),
+            ("our-hat", Some("rpi4")),
+            ("rpi5", None),
+        ] {
+            let check = board_check(board, &machine(profile));
+            assert_eq!(check.level, Level::Ok, "{board}");
         }
     }
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdup::config::{
-    Bias, ConfigError, KEYS, LineAt, LineSpec, Loaded, Origin, Source, Value, load,
+    Bias, ConfigError, GpioAbi, KEYS, LineAt, LineSpec, Loaded, Origin, Source, Value,
+    by_device_tree, load, load_on,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -74,6 +75,121 @@ fn rp1(offset: u32, active_high: bool, bias: Bias) -> LineSpec {
         active_high,
         bias,
     }
+}
+
+/// A device tree's root as the kernel shows it: every text ends in a zero byte.
+fn device_tree(model: &str, compatible: &[&str]) -> TempDir {
+    let site = Site::new("")
+        .file("model", format!("{model}\0"))
+        .file("compatible", compatible.join("\0") + "\0");
+    site.dir
+}
+
+#[test]
+fn auto_is_the_board_of_the_raspberry_pi_that_this_is() {
+    // As in Debian's and Raspberry Pi's device trees; the last three are of no rppal.
+    for (model, compatible, board, chip) in [
+        (
+            "Raspberry Pi 5",
+            ["raspberrypi,5-model-b", "brcm,bcm2712"],
+            "rpi5",
+            "pinctrl-rp1",
+        ),
+        (
+            "Raspberry Pi 5 Model B Rev 1.1",
+            ["raspberrypi,5-model-b", "brcm,bcm2712"],
+            "rpi5",
+            "pinctrl-rp1",
+        ),
+        (
+            "Raspberry Pi Compute Module 5 Rev 1.0",
+            ["raspberrypi,5-compute-module", "brcm,bcm2712"],
+            "rpi5",
+            "pinctrl-rp1",
+        ),
+        (
+            "Raspberry Pi 4 Model B",
+            ["raspberrypi,4-model-b", "brcm,bcm2711"],
+            "rpi4",
+            "pinctrl-bcm2711",
+        ),
+        (
+            "Raspberry Pi 3 Model B",
+            ["raspberrypi,3-model-b", "brcm,bcm2837"],
+            "rpi3",
+            "pinctrl-bcm2835",
+        ),
+        (
+            "Raspberry Pi 500+",
+            ["raspberrypi,500-plus", "brcm,bcm2712"],
+            "rpi5",
+            "pinctrl-rp1",
+        ),
+        (
+            "Raspberry Pi Compute Module 4 IO Board",
+            ["raspberrypi,4-compute-module-io", "brcm,bcm2711"],
+            "rpi4",
+            "pinctrl-bcm2711",
+        ),
+        (
+            "linux,dummy-virt",
+            ["linux,dummy-virt", ""],
+            "qemu-virt",
+            "9030000.pl061",
+        ),
+    ] {
+        let tree = device_tree(model, &compatible);
+        let site = Site::new("[power]\nboard = \"auto\"\n");
+        let loaded = load_on(&site.main(), &|| by_device_tree(tree.path())).unwrap();
+        let settings = &loaded.settings;
+        assert_eq!(settings.board.name, board, "{model}");
+        let line = settings.board.power_fail.as_ref().unwrap();
+        assert_eq!(line.chip.as_deref(), Some(chip), "{model}");
+    }
+}
+
+#[test]
+fn auto_on_an_unknown_machine_names_what_was_seen_and_the_remedy() {
+    let site = Site::new("[power]\nboard = \"auto\"\n");
+    let refused = |tree: &Path| {
+        let error = load_on(&site.main(), &|| by_device_tree(tree)).unwrap_err();
+        let folder = format!("{}/", site.dir.path().display());
+        error.to_string().replace(&folder, "")
+    };
+    let rock = device_tree("Radxa ROCK 5B", &["radxa,rock-5b", "rockchip,rk3588"]);
+    assert_eq!(
+        refused(rock.path()),
+        "holdup.toml:2: power.board: is \"auto\", and no board is known for what this is: \
+         Radxa ROCK 5B (rockchip,rk3588); use one of rpi5, rpi4, rpi3, qemu-virt, sim, or describe \
+         it in board/NAME/board.toml"
+    );
+    // A Pi's processor on another maker's board says nothing about its header.
+    let other = device_tree("Some Box", &["somebody,box", "brcm,bcm2711"]);
+    assert!(refused(other.path()).contains("what this is: Some Box (BCM2711); "));
+    let none = TempDir::new().unwrap();
+    assert!(refused(none.path()).contains("what this is: no machine with a device tree; "));
+}
+
+#[test]
+fn the_machine_is_asked_only_for_auto() {
+    let site = Site::new("");
+    let asked = || panic!("nobody wanted to know");
+    assert_eq!(
+        load_on(&site.main(), &asked).unwrap().settings.board.name,
+        "rpi5"
+    );
+}
+
+#[test]
+fn the_gpio_abi_is_asked_of_the_kernel_unless_it_is_named() {
+    let abi = |text: &str| Site::new(text).load().settings.board.abi;
+    assert_eq!(abi(""), GpioAbi::Auto);
+    assert_eq!(abi("[gpio]\nabi = \"v1\"\n"), GpioAbi::V1);
+    assert_eq!(abi("[gpio]\nabi = \"v2\"\n"), GpioAbi::V2);
+    assert_eq!(
+        complaints("[gpio]\nabi = \"v3\"\n"),
+        ["holdup.toml:2: gpio.abi: \"v3\" is not known; give \"auto\" or \"v1\" or \"v2\""]
+    );
 }
 
 #[test]
@@ -384,7 +500,7 @@ fn a_board_that_is_not_there_or_not_a_board_is_refused() {
     assert!(
         found[0].starts_with(
             "holdup.toml:2: power.board: there is no board \"rpi6\"; \
-             use one of rpi5, qemu-virt, sim, or describe it in board/rpi6/board.toml"
+             use one of rpi5, rpi4, rpi3, qemu-virt, sim, or describe it in board/rpi6/board.toml"
         ),
         "{found:?}"
     );
