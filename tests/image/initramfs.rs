@@ -12,7 +12,8 @@ use std::process::Command;
 
 /// Mounts what a Linux needs, loads the modules listed in /etc/modules, names the virtio ports as
 /// udev would, and hands one of them to a shell. That shell must not be the console's: kernel
-/// messages would land amid its answers.
+/// messages would land amid its answers. A machine without virtio ports is given a script instead:
+/// the kernel argument `script_on` names the serial port that its output goes to.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /run /tmp /data /root
 /bin/busybox --install -s /bin
@@ -31,6 +32,12 @@ while read -r module; do
     insmod "/lib/modules/$module" || echo "init: $module did not load" >/dev/kmsg
 done </etc/modules
 mount -t configfs config /sys/kernel/config 2>/dev/null
+if [ -n "$script_on" ]; then
+    exec 3<>"/dev/$script_on"
+    stty raw -echo <&3
+    sh /etc/script >&3 2>&3 </dev/null
+    echo "end of the script: $?;" >&3
+fi
 until [ -e /dev/virtio-ports/shell ]; do
     for port in /sys/class/virtio-ports/*; do
         [ -r "$port/name" ] && ln -sf "/dev/${port##*/}" "/dev/virtio-ports/$(cat "$port/name")"

@@ -233,6 +233,12 @@ impl Machine {
         );
     }
 
+    /// Whether the guest has switched itself off; only for machines booted with `-no-shutdown`,
+    /// whose chips can still be looked at then.
+    pub(crate) fn has_switched_itself_off(&self) -> bool {
+        self.qmp.execute("query-status", json!({}))["status"] == "shutdown"
+    }
+
     /// What the kernel and init printed on the console.
     pub(crate) fn console_log(&self) -> String {
         console_log(&self.home)
@@ -293,7 +299,8 @@ impl Drop for Machine {
     }
 }
 
-fn console_log(home: &TempDir) -> String {
+/// What the kernel and init printed.
+pub(crate) fn console_log(home: &TempDir) -> String {
     let bytes = fs::read(home.path().join("console.log")).unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -13,5 +13,6 @@ mod load;
 mod machine;
 mod parts;
 mod patience;
+mod pi3;
 mod qtest;
 mod scene;

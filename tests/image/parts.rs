@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use crate::initramfs::{Initramfs, KernelModules};
 
 /// Programs of `tests/image/guest/`, built as cargo examples beside the agent.
-const GUEST_PROGRAMS: [&str; 2] = ["line_watch", "foreign_writer"];
+const GUEST_PROGRAMS: [&str; 3] = ["line_watch", "foreign_writer", "board_watch"];
 /// The card, its file system and nothing else: consoles, GPIO and virtio are built in.
 const MODULES: [&str; 3] = ["sdhci-pci", "mmc_block", "ext4"];
 
@@ -17,7 +17,7 @@ const MODULES: [&str; 3] = ["sdhci-pci", "mmc_block", "ext4"];
 const UNAVAILABLE: i32 = 69;
 
 /// Why there are no parts.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Obstacle {
     /// Something that tests/install would bring; a reason to skip.
     Missing(String),
@@ -29,6 +29,8 @@ enum Obstacle {
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) kernel: PathBuf,
+    /// The device trees that the kernel brings, by their path below.
+    pub(crate) device_trees: PathBuf,
     pub(crate) modules: KernelModules,
     /// busybox, the programs and the modules that every machine loads.
     pub(crate) root: Initramfs,
@@ -38,10 +40,22 @@ pub(crate) struct Parts {
 /// `HOLDUP_TESTS_STRICT` set, whatever is missing is a failure.
 pub(crate) fn parts() -> Option<&'static Parts> {
     static PARTS: OnceLock<Result<Parts, Obstacle>> = OnceLock::new();
-    there_or_skipped(PARTS.get_or_init(gather))
+    told(PARTS.get_or_init(|| with_kernel("kernel", &[])))
 }
 
-fn there_or_skipped<T>(what: &'static Result<T, Obstacle>) -> Option<&'static T> {
+/// The same with the kernel of Debian trixie, which speaks both GPIO ABIs; the usual one, of
+/// trixie-backports, has v2 only.
+pub(crate) fn parts_with_trixies_kernel() -> Option<&'static Parts> {
+    static PARTS: OnceLock<Result<Parts, Obstacle>> = OnceLock::new();
+    told(PARTS.get_or_init(|| {
+        root()?;
+        script(top(), "image/fetch-kernel", &["trixie"])?;
+        // ext4 asks for its checksum by an alias that modules.dep does not tell.
+        with_kernel("kernel-in-trixie", &["crc32c_generic"])
+    }))
+}
+
+fn told<T>(what: &'static Result<T, Obstacle>) -> Option<&'static T> {
     match what {
         Ok(it) => Some(it),
         Err(Obstacle::Broken(reason)) => panic!("{reason}"),
@@ -58,28 +72,46 @@ fn there_or_skipped<T>(what: &'static Result<T, Obstacle>) -> Option<&'static T>
     }
 }
 
-fn gather() -> Result<Parts, Obstacle> {
+fn top() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn with_kernel(name: &str, further: &[&str]) -> Result<Parts, Obstacle> {
+    let mut root = root()?;
+    let home = top().join("target/gateway").join(name);
+    let modules = KernelModules::read_from(&home.join("modules"));
+    root.modules(&modules, further);
+    root.modules(&modules, &MODULES);
+    Ok(Parts {
+        kernel: home.join("Image"),
+        device_trees: home.join("modules/dtb"),
+        modules,
+        root,
+    })
+}
+
+/// What every machine has, whatever its kernel; made once, and the usual kernel is fetched with
+/// its busybox.
+fn root() -> Result<Initramfs, Obstacle> {
+    static ROOT: OnceLock<Result<Initramfs, Obstacle>> = OnceLock::new();
+    ROOT.get_or_init(gather).clone()
+}
+
+fn gather() -> Result<Initramfs, Obstacle> {
     need_qemu_10()?;
-    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
-    script(top, "image/fetch-kernel", &[])?;
+    script(top(), "image/fetch-kernel", &[])?;
     let examples: Vec<&str> = GUEST_PROGRAMS
         .iter()
         .flat_map(|program| ["--example", program])
         .collect();
-    script(top, "image/build-aarch64", &examples)?;
+    script(top(), "image/build-aarch64", &examples)?;
 
-    let home = top.join("target/gateway");
-    let modules = KernelModules::read_from(&home.join("kernel/modules"));
+    let home = top().join("target/gateway");
     let mut root = Initramfs::new(&home.join("busybox/busybox"));
     for program in GUEST_PROGRAMS.into_iter().chain(["holdup"]) {
         root.program(&format!("/usr/bin/{program}"), &home.join(program));
     }
-    root.modules(&modules, &MODULES);
-    Ok(Parts {
-        kernel: home.join("kernel/Image"),
-        modules,
-        root,
-    })
+    Ok(root)
 }
 
 /// Python with its sqlite3 module, as a file system to mount read-only; `None` with the reason
@@ -89,7 +121,7 @@ pub(crate) fn python() -> Option<PathBuf> {
     // One at a time, as the script itself is.
     static FETCHED: OnceLock<Result<(), Obstacle>> = OnceLock::new();
     let fetched = FETCHED.get_or_init(|| script(top, "image/fetch-python", &[]));
-    there_or_skipped(fetched).map(|()| top.join("target/gateway/python.img"))
+    told(fetched).map(|()| top.join("target/gateway/python.img"))
 }
 
 /// QEMU 7.2, bookworm's own, has one UART on `virt` where the technician's port needs a second.

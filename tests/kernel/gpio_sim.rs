@@ -91,7 +91,7 @@ fn put(path: &Path, text: &str) {
 }
 
 /// Says so past the test runner, which keeps the output of a passing test to itself.
-fn skip(why: &str) {
+pub(crate) fn skip(why: &str) {
     let test = std::thread::current();
     let test = test.name().unwrap_or("a test");
     let mut past_the_runner = std::io::stderr();

@@ -3,5 +3,6 @@
 mod emulator;
 mod faults;
 mod foreign;
+mod kernels;
 mod outage;
 mod supply;
