@@ -5,6 +5,7 @@
 
 mod costs;
 mod foreign;
+mod gauge;
 mod lines;
 mod reporter;
 mod status;
@@ -21,6 +22,7 @@ use signal_hook::iterator::Signals;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 
+use crate::board::gauge::Gauge;
 use crate::clock::{Clock, SystemClock, boot_id};
 use crate::config::{self, Loaded, Settings};
 use crate::durable::{DurableError, Gate, Medium, Reserve};
@@ -38,6 +40,7 @@ use lines::{BoardLamps, BoardLines, LinesSeen};
 use reporter::{Pauses, Reporter};
 use status::StatusSource;
 
+pub use gauge::GaugeStatus;
 pub use status::{Database, Gpio, Status};
 
 /// Worker threads for sockets.
@@ -155,6 +158,7 @@ struct Agent {
     guard: Guard,
     opener: JoinHandle<Result<Store, AgentError>>,
     reporter: Reporter,
+    gauge: Option<Gauge>,
     runtime: tokio::runtime::Runtime,
     shutdown: watch::Sender<bool>,
     serving: Option<tokio::task::JoinHandle<()>>,
@@ -205,6 +209,10 @@ impl Agent {
         let budget = Arc::new(Mutex::new(budget));
         let shared = Arc::new(Shared::new(settings.power, last).map_err(AgentError::Guard)?);
         let seen = Arc::new(Mutex::new(LinesSeen::default()));
+        let gauge = (settings.gauge.as_ref())
+            .map(|g| Gauge::start(g, Arc::clone(&clock)))
+            .transpose()
+            .map_err(AgentError::Runtime)?;
         let desk = Desk::new();
         let source = Arc::new(StatusSource {
             settings: Arc::new(Mutex::new(settings.clone())),
@@ -216,6 +224,7 @@ impl Agent {
             clock: Arc::clone(&clock),
             started,
             card: keeper.card().to_owned(),
+            gauge: gauge.as_ref().map(Gauge::view),
         });
         let (pauses, pause) = Pauses::new(Arc::clone(&shared), desk.orders());
         let pauses = Arc::new(pauses);
@@ -259,6 +268,8 @@ impl Agent {
             opener: Box::new(BoardLines {
                 board: settings.board.clone(),
                 seen,
+                gauge: gauge.as_ref().map(Gauge::view),
+                clock: Arc::clone(&clock),
             }),
             lamps: Box::new(BoardLamps::open(&settings.board)),
             shared: Arc::clone(&shared),
@@ -308,6 +319,7 @@ impl Agent {
             guard,
             opener,
             reporter,
+            gauge,
             runtime,
             shutdown,
             serving: Some(serving),
@@ -335,6 +347,7 @@ impl Agent {
     /// and the gate stays closed.
     fn end(self) -> Result<(), AgentError> {
         self.guard.join();
+        drop(self.gauge);
         self.runtime.shutdown_background();
         let opened = self.opener.join();
         self.reporter.end();
@@ -382,6 +395,7 @@ impl Agent {
             ("[gateway]", held.gateway != new.gateway),
             ("[board] or power.board", held.board != new.board),
             ("power.freeze", held.power.freeze != new.power.freeze),
+            ("[gauge]", held.gauge != new.gauge),
             ("[ingest]", held.ingest != new.ingest),
             ("[[database]]", held.databases != new.databases),
             ("store.index", held.store.index != new.store.index),

@@ -4,11 +4,12 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::board::gauge::{GaugeTap, GaugeView};
 use crate::board::{self, Input, Inputs, LinesDescription};
-use crate::clock::Mono;
+use crate::clock::{Clock, Mono};
 use crate::config::BoardSettings;
 use crate::guard::{Lamps, LineOpener, LineReader, LinesLost};
-use crate::power::{Levels, Line};
+use crate::power::{GaugeSeen, Levels, Line};
 
 /// What is known about the lines, for status.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +25,9 @@ pub(super) struct LinesSeen {
 pub(super) struct BoardLines {
     pub(super) board: BoardSettings,
     pub(super) seen: Arc<Mutex<LinesSeen>>,
+    /// The gauge is no line: it is read whether the lines can be had or not.
+    pub(super) gauge: Option<GaugeView>,
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 impl LineOpener for BoardLines {
@@ -49,6 +53,8 @@ impl LineOpener for BoardLines {
                 Some(Box::new(Reader {
                     inputs,
                     seen: Arc::clone(&self.seen),
+                    gauge: self.gauge.as_ref().map(GaugeView::tap),
+                    clock: Arc::clone(&self.clock),
                 }))
             }
             Err(e) => {
@@ -69,6 +75,8 @@ impl LineOpener for BoardLines {
 struct Reader {
     inputs: Box<dyn Inputs>,
     seen: Arc<Mutex<LinesSeen>>,
+    gauge: Option<GaugeTap>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Reader {
@@ -115,8 +123,15 @@ impl LineReader for Reader {
         })
     }
 
-    fn gauge_percent(&mut self) -> Option<f32> {
-        self.inputs.gauge().map(|g| g.percent)
+    fn gauge(&mut self) -> Option<GaugeSeen> {
+        let reading = match &mut self.gauge {
+            Some(tap) => tap.look(self.clock.mono()),
+            None => self.inputs.gauge(),
+        };
+        reading.map(|g| GaugeSeen {
+            percent: g.percent,
+            read_at: g.at,
+        })
     }
 }
 

@@ -13,10 +13,11 @@ use sd_notify::NotifyState;
 use tokio::sync::watch;
 
 use crate::clock::Mono;
+use crate::config::Source;
 use crate::durable::{Gate, Medium};
 use crate::guard::{Bell, Ended, LastOutage, Notices, Shared};
 use crate::ingest::Pause;
-use crate::power::{Notice, State};
+use crate::power::{Notice, Reason, State};
 use crate::store::{Orders, StoreState};
 
 use super::costs::{CostsKeeper, Governor, lock};
@@ -99,6 +100,7 @@ impl Reporter {
             gate,
             medium,
             said: String::new(),
+            battery_low: false,
             kept: source.clock.mono(),
             fed: Mono::default(),
         };
@@ -152,6 +154,7 @@ struct Desk {
     gate: Arc<Gate>,
     medium: Arc<Medium>,
     said: String,
+    battery_low: bool,
     kept: Mono,
     fed: Mono,
 }
@@ -179,6 +182,11 @@ impl Desk {
             notify(&[NotifyState::Status(&words)]);
             self.said = words;
         }
+        let low = published.battery_low && published.settings.source == Source::Battery;
+        if low && !self.battery_low {
+            log::warn!("battery low: {}", Reason::BatteryLow);
+        }
+        self.battery_low = low;
         let alive = now.since(self.source.shared.beat()) < BEAT;
         if watchdog_every().is_some_and(|t| now.since(self.fed) >= t) && alive {
             notify(&[NotifyState::Watchdog]);

@@ -5,14 +5,16 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
+use crate::board::gauge::GaugeView;
 use crate::board::{Input, LinesDescription};
 use crate::clock::Clock;
-use crate::config::Settings;
+use crate::config::{Settings, Source};
 use crate::guard::{DatabaseView, LastOutage, Machine, Shared};
 use crate::power::{Assessment, Budget, Reason, Situation, assess};
 use crate::store::{Orders, StoreState};
 
 use super::costs::{guarded, lock};
+use super::gauge::GaugeStatus;
 use super::lines::LinesSeen;
 
 /// What `holdup status --json` prints.
@@ -69,6 +71,8 @@ pub struct Status {
     pub gpio: Gpio,
     /// The gauge, in percent of charge.
     pub gauge_percent: Option<f32>,
+    /// The gauge on the I2C bus; `null` where none is configured.
+    pub gauge: Option<GaugeStatus>,
     /// Why parking does not freeze the data file system; `null` when it does.
     pub freeze_refused: Option<String>,
     /// Guard and plan run with real-time priority.
@@ -150,6 +154,7 @@ pub(super) struct StatusSource {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) started: crate::clock::Mono,
     pub(super) card: String,
+    pub(super) gauge: Option<GaugeView>,
 }
 
 impl StatusSource {
@@ -164,6 +169,9 @@ impl StatusSource {
             StoreState::Starting | StoreState::Running | StoreState::Stopped => None,
         };
         found.extend(store_reason);
+        if published.battery_low && published.settings.source == Source::Battery {
+            found.push(Reason::BatteryLow).ok();
+        }
         if self.shared.databases().iter().any(|d| d.problem) {
             found.push(Reason::GuardedUnusable).ok();
         }
@@ -236,6 +244,9 @@ impl StatusSource {
             databases: self.databases(),
             gpio: gpio(&lock(&self.seen), published.reads_lost),
             gauge_percent: published.gauge_percent,
+            gauge: (settings.gauge.as_ref())
+                .zip(self.gauge.as_ref())
+                .map(|(s, view)| GaugeStatus::now(s, view, self.clock.mono())),
             freeze_refused: self.machine.freeze_refusal().map(str::to_owned),
             realtime: self.shared.realtime_threads() == 2,
             card: self.card.clone(),

@@ -20,6 +20,7 @@ mod abi;
 mod error;
 pub mod fake;
 mod find;
+pub mod gauge;
 mod gpio;
 mod gpio_v1;
 mod lines;
@@ -123,6 +124,8 @@ pub struct GaugeReading {
     pub volts: f32,
     /// Charge, 0 to 100.
     pub percent: f32,
+    /// Charging (`true`) or discharging; `None` where the chip does not tell.
+    pub charging: Option<bool>,
     /// When it was read.
     pub at: Mono,
 }
@@ -205,7 +208,8 @@ pub trait Inputs: Send + fmt::Debug {
     /// A line can no longer be read.
     fn levels(&mut self) -> Result<Levels, BoardError>;
 
-    /// What the gauge says, if the board has one.
+    /// What the gauge says, where the lines' own source has one: the simulated board. One on an
+    /// I2C bus is read elsewhere, see [`gauge`].
     fn gauge(&mut self) -> Option<GaugeReading>;
 }
 

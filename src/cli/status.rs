@@ -129,6 +129,9 @@ fn print(s: &Status, out: &mut dyn Write) -> anyhow::Result<()> {
             .unwrap_or_else(|| "not open".to_owned()),
     };
     row(out, "line", line)?;
+    if let Some(gauge) = gauge(s) {
+        row(out, "gauge", gauge)?;
+    }
     row(
         out,
         "store",
@@ -154,6 +157,24 @@ fn print(s: &Status, out: &mut dyn Write) -> anyhow::Result<()> {
         None => row(out, "last outage", "none recorded".to_owned())?,
     }
     Ok(())
+}
+
+/// `3.91 V, 84 %, charging, read 2 s ago`
+fn gauge(s: &Status) -> Option<String> {
+    let Some(g) = &s.gauge else {
+        return s.gauge_percent.map(|p| format!("{p:.0} %"));
+    };
+    let mut words = match (g.volts, g.percent) {
+        (Some(volts), Some(percent)) => vec![format!("{volts:.2} V"), format!("{percent:.0} %")],
+        _ => vec!["no reading".to_owned()],
+    };
+    words.extend(
+        g.charging
+            .map(|on| if on { "charging" } else { "discharging" }.to_owned()),
+    );
+    words.extend(g.age_s.map(|age| format!("read {age} s ago")));
+    words.extend(g.problem.clone());
+    Some(words.join(", "))
 }
 
 fn print_outage(o: &LastOutage, out: &mut dyn Write) -> anyhow::Result<()> {

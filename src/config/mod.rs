@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 mod boards;
 mod files;
 mod fragment;
+mod gauge;
 mod identify;
 mod lines;
 mod merge;

@@ -146,6 +146,17 @@ pub const KEYS: &[Key] = &[
     board(Scope::Both, key(LINE_TABLE, "active", Kind::Choice(&["high", "low"]), Some("high"), "", "the level that means what the line is named for")),
     board(Scope::Both, key(LINE_TABLE, "bias", Kind::Choice(&["as-is", "disabled", "pull-up", "pull-down"]), Some("as-is"), "", "pull resistor")),
 
+    board(Scope::Both, key("gauge", "kind", Kind::Choice(&["none", "max17040", "max17048", "ina219"]), Some("none"), "", "the battery's gauge on an I2C bus; max17040 also means max17043, max17048 also max17058")),
+    board(Scope::Both, key("gauge", "bus", Kind::Path, Some("/dev/i2c-1"), "", "the I2C bus's device")),
+    board(Scope::Both, key("gauge", "address", int(0x08, 0x77), None, "", "on the bus, 0x40 or 64; default: 0x36 (the only one of a max170xx), for an ina219 0x40 (0x40 to 0x4f)")),
+    board(Scope::Both, key("gauge", "poll_s", int(1, 3_600), Some("5"), "s", "how often it is read; a reading older than three of these is none")),
+    board(Scope::Both, key("gauge", "shunt_mohm", int(1, 10_000), Some("100"), "mohm", "ina219: the shunt resistor")),
+    board(Scope::Both, key("gauge", "empty_mv", int(500, 26_000), None, "mV", "ina219: the battery's voltage at 0 %; it measures no charge")),
+    board(Scope::Both, key("gauge", "full_mv", int(500, 26_000), None, "mV", "ina219: the battery's voltage at 100 %")),
+
+    key("events", "dir", Kind::Path, Some("/etc/holdup/events.d"), "", "scripts for onbattery, offbattery, brownout, parked and resumed"),
+    key("events", "timeout_s", int(1, 600), Some("10"), "s", "longest run of one script; then it and its children are killed"),
+
     key("store", "commit_window_ms", int(0, 100), Some("100"), "ms", "at most one commit in this time; 0: as soon as the writer is idle"),
     key("store", "batch_rows", int(1, 65_536), Some("4096"), "readings", "in one commit at most"),
     key("store", "keep_days", int(1, 36_500), None, "days", "keep readings this long; unset: for ever"),

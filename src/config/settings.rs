@@ -12,6 +12,10 @@ pub struct Settings {
     pub power: PowerSettings,
     /// The board's description, overrides applied.
     pub board: BoardSettings,
+    /// `[gauge]`; `None` where the board has none.
+    pub gauge: Option<GaugeSettings>,
+    /// `[events]`
+    pub events: EventSettings,
     /// `[store]`
     pub store: StoreSettings,
     /// `[ingest]`
@@ -132,6 +136,57 @@ pub struct PowerSettings {
     pub freeze: FreezePolicy,
     /// Whether the agent may power the machine off at all.
     pub allow_poweroff: bool,
+}
+
+/// `[gauge]`: the battery's gauge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GaugeSettings {
+    /// Which chip.
+    pub kind: GaugeKind,
+    /// The bus's device.
+    pub bus: PathBuf,
+    /// On the bus, 7 bits.
+    pub address: u8,
+    /// How often it is read.
+    pub poll: Duration,
+}
+
+/// A gauge's chip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GaugeKind {
+    /// MAX17040 and MAX17043: one cell, charge.
+    Max17040,
+    /// MAX17048 and MAX17058: one cell, charge and its direction.
+    Max17048,
+    /// INA219: volts and current; charge is worked out from the volts.
+    Ina219 {
+        /// The shunt resistor.
+        shunt_mohm: u32,
+        /// Volts at 0 %.
+        empty_mv: u32,
+        /// Volts at 100 %.
+        full_mv: u32,
+    },
+}
+
+impl GaugeKind {
+    /// As the configuration spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Max17040 => "max17040",
+            Self::Max17048 => "max17048",
+            Self::Ina219 { .. } => "ina219",
+        }
+    }
+}
+
+/// `[events]`: scripts that are run when power changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventSettings {
+    /// Where they are.
+    pub dir: PathBuf,
+    /// Longest run of one.
+    pub timeout: Duration,
 }
 
 /// `[store]`

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::fragment::{DatabaseEntry, Value};
-use super::lines;
 use super::merge::Merged;
 use super::problem::{Problem, printable};
 use super::settings::{
-    DatabaseSettings, FreezePolicy, GatewaySettings, IngestSettings, OnParkMax, PowerSettings,
-    Settings, Source, StoreSettings,
+    DatabaseSettings, EventSettings, FreezePolicy, GatewaySettings, IngestSettings, OnParkMax,
+    PowerSettings, Settings, Source, StoreSettings,
 };
+use super::{gauge, lines};
 
 /// sun_path of unix(7), without its closing zero.
 const LONGEST_SOCKET: usize = 107;
@@ -54,6 +54,11 @@ pub(super) fn settings(m: &mut Merged, warnings: &mut Vec<Problem>) -> Settings 
     }
     Settings {
         databases: databases(m, &gateway),
+        gauge: gauge::gauge(m, warnings),
+        events: EventSettings {
+            dir: PathBuf::from(m.text("events.dir")),
+            timeout: Duration::from_secs(m.int("events.timeout_s")),
+        },
         store: store(m),
         ingest: ingest(m),
         gateway,

@@ -4,6 +4,7 @@
 
 mod data;
 mod databases;
+mod gauge;
 mod rights;
 mod supply;
 
@@ -103,6 +104,7 @@ pub fn examine(loaded: &Loaded, agent: Option<&Status>) -> Vec<Check> {
             .map(|w| Check::warn("config", w.to_string(), "see `holdup config show`")),
     );
     supply::checks(&patient, &mut checks);
+    gauge::checks(&patient, &mut checks);
     data::checks(&patient, &mut checks);
     databases::checks(&patient, &mut checks);
     rights::checks(&patient, &mut checks);

@@ -35,6 +35,8 @@ pub struct Published {
     pub reads_lost: Option<bool>,
     /// The gauge's last reading, in percent.
     pub gauge_percent: Option<f32>,
+    /// The battery is nearly empty, by its gauge or its own line.
+    pub battery_low: bool,
     /// Hold-up time left if power failed now.
     pub holdup_left: Duration,
     /// Settings in force.
@@ -74,6 +76,7 @@ impl Shared {
                 health: LineHealth::Good,
                 reads_lost: None,
                 gauge_percent: None,
+                battery_low: false,
                 holdup_left: settings.holdup.unwrap_or_default(),
                 settings,
             }),

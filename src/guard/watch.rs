@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::clock::{Clock, Mono};
 use crate::config::{OnParkMax, PowerSettings};
 use crate::durable::{Closer, Gate};
-use crate::power::{Action, Event, Levels, Line, Notice, State, Supply};
+use crate::power::{Action, Event, GaugeSeen, Levels, Line, Notice, State, Supply};
 
 use super::machine::Machine;
 use super::orders::{Orders, order};
@@ -40,8 +40,8 @@ pub trait LineReader: Send {
     fn next_edge(&mut self) -> Result<Option<(Line, bool, Mono)>, LinesLost>;
     /// All levels, now.
     fn levels(&mut self) -> Result<Levels, LinesLost>;
-    /// The gauge, in percent.
-    fn gauge_percent(&mut self) -> Option<f32>;
+    /// What the gauge said last; `None` where there is none, or it cannot be read any more.
+    fn gauge(&mut self) -> Option<GaugeSeen>;
 }
 
 /// Opens the lines, at start and again after they were lost.
@@ -226,10 +226,9 @@ impl Watch {
         self.act(now, Some(lines));
         if now.since(self.gauge_at) >= GAUGE {
             self.gauge_at = now;
-            if let Some(percent) = lines.gauge_percent() {
-                self.supply.handle_event(Event::Gauge { percent }, now);
-                self.act(now, Some(lines));
-            }
+            let seen = lines.gauge();
+            self.supply.handle_event(Event::Gauge(seen), now);
+            self.act(now, Some(lines));
         }
         Ok(())
     }
@@ -324,6 +323,7 @@ impl Watch {
                 health: self.supply.line_health(),
                 reads_lost: self.supply.reads_lost(),
                 gauge_percent: self.supply.gauge_percent(),
+                battery_low: self.supply.battery_is_low(),
                 holdup_left: self.supply.holdup_left(now),
                 settings: self.settings,
             },

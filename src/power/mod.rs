@@ -57,11 +57,8 @@ pub enum Event {
     },
     /// The lines cannot be read (no chip, no line, gone).
     LinesMissing,
-    /// The battery gauge, in percent of charge.
-    Gauge {
-        /// 0 to 100.
-        percent: f32,
-    },
+    /// What the battery gauge said last; `None`: it cannot be read any more.
+    Gauge(Option<GaugeSeen>),
     /// The plan ended; everything that it could make durable is durable.
     PlanDone,
     /// The file system is thawed and the record closed; service may go on.
@@ -70,6 +67,15 @@ pub enum Event {
     Stop,
     /// New settings.
     Settings(PowerSettings),
+}
+
+/// One reading of the battery gauge. Looked at twice it is still one: `read_at` tells.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GaugeSeen {
+    /// Charge, 0 to 100.
+    pub percent: f32,
+    /// When it was read.
+    pub read_at: Mono,
 }
 
 /// What the supply asks for.

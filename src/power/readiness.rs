@@ -71,6 +71,8 @@ pub enum Reason {
     StoreFailed,
     /// The store takes no readings: the medium is full.
     DiskFull,
+    /// The battery is nearly empty: a loss now runs the plan at once, on what is left.
+    BatteryLow,
 }
 
 impl Reason {
@@ -89,6 +91,7 @@ impl Reason {
             Self::GuardedUnusable => "guarded_unusable",
             Self::StoreFailed => "store_failed",
             Self::DiskFull => "disk_full",
+            Self::BatteryLow => "battery_low",
         }
     }
 
@@ -104,7 +107,8 @@ impl Reason {
             | Self::OtherWriters
             | Self::GuardedUnusable
             | Self::StoreFailed
-            | Self::DiskFull => Readiness::AtRisk,
+            | Self::DiskFull
+            | Self::BatteryLow => Readiness::AtRisk,
         }
     }
 }
@@ -162,6 +166,10 @@ impl fmt::Display for Reason {
                 "the store stopped after a failed sync: check the medium, then restart the agent",
             ),
             Self::DiskFull => f.write_str("the medium is full: make room, service resumes alone"),
+            Self::BatteryLow => f.write_str(
+                "the battery is nearly empty, a loss now runs the plan at once: let it charge, or \
+                 look at the charger",
+            ),
         }
     }
 }

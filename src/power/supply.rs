@@ -13,7 +13,7 @@ use crate::config::{OnParkMax, PowerSettings, Source};
 
 use super::charge::Charge;
 use super::glitch::GlitchFilter;
-use super::{Action, Cause, Event, Levels, Line, LineHealth, Notice, State};
+use super::{Action, Cause, Event, GaugeSeen, Levels, Line, LineHealth, Notice, State};
 
 /// Hold-up time that is assumed until it was measured.
 const UNMEASURED: Duration = Duration::from_millis(500);
@@ -48,7 +48,7 @@ pub struct Supply {
     steady_since: Option<Mono>,
     battery_low: bool,
     low_readings: u8,
-    gauge: Option<f32>,
+    gauge: Option<GaugeSeen>,
     outages: Deque<Mono, 16>,
     park_max_handled: bool,
     stop_asked: bool,
@@ -100,7 +100,12 @@ impl Supply {
 
     /// The gauge's last reading, in percent.
     pub fn gauge_percent(&self) -> Option<f32> {
-        self.gauge
+        self.gauge.map(|g| g.percent)
+    }
+
+    /// Does the gauge say, or the battery's own line, that the battery is nearly empty?
+    pub fn battery_is_low(&self) -> bool {
+        self.battery_low || self.low_readings >= GAUGE_AGREE
     }
 
     /// Hold-up time left if power were lost at `now`.
@@ -167,14 +172,7 @@ impl Supply {
                     self.serve();
                 }
             }
-            Event::Gauge { percent } => {
-                self.gauge = Some(percent);
-                self.low_readings = if percent <= f32::from(self.settings.low_percent) {
-                    self.low_readings.saturating_add(1)
-                } else {
-                    0
-                };
-            }
+            Event::Gauge(seen) => self.gauge(seen),
             Event::PlanDone => self.plan_done(now),
             Event::Resumed => self.resumed(now),
             Event::Stop => self.stop(now),
@@ -248,6 +246,19 @@ impl Supply {
             self.push(Action::Shed(true));
             self.push(Action::EarlyCheckpoint);
             self.push(Action::Notice(Notice::Brownout));
+        }
+    }
+
+    fn gauge(&mut self, seen: Option<GaugeSeen>) {
+        let before = std::mem::replace(&mut self.gauge, seen);
+        match seen {
+            None => self.low_readings = 0,
+            // The same reading again agrees with itself, which proves nothing.
+            Some(g) if before.is_some_and(|b| b.read_at == g.read_at) => {}
+            Some(g) if g.percent <= f32::from(self.settings.low_percent) => {
+                self.low_readings = self.low_readings.saturating_add(1);
+            }
+            Some(_) => self.low_readings = 0,
         }
     }
 
@@ -464,10 +475,6 @@ impl Supply {
         }
     }
 
-    fn battery_is_low(&self) -> bool {
-        self.battery_low || self.low_readings >= GAUGE_AGREE
-    }
-
     /// Lost for longer than this, and the line lies. A battery lasts for hours; there only a
     /// line that can no longer be read counts.
     fn stuck_at(&self) -> Option<Mono> {
@@ -496,7 +503,7 @@ impl Supply {
             .iter()
             .filter(|t| now.since(**t) < REPEAT_WINDOW)
             .count();
-        let charged = self.gauge.is_some_and(|p| p >= CHARGED_PERCENT);
+        let charged = self.gauge.is_some_and(|g| g.percent >= CHARGED_PERCENT);
         if settle_after > 0 && recent >= settle_after as usize && !charged {
             restore.max(settle)
         } else {

@@ -380,6 +380,7 @@ fn the_fake_board_gives_out_what_a_test_puts_in() {
     let reading = GaugeReading {
         volts: 3.6,
         percent: 9.0,
+        charging: None,
         at,
     };
     handle.set_gauge(Some(reading));

@@ -13,7 +13,7 @@ use holdup::guard::{
     DatabaseView, Ended, Guard, GuardOptions, GuardedDatabase, Lamps, LineOpener, LineReader,
     LinesLost, Machine, OutageRecord, PlanOptions, Shared, read_last,
 };
-use holdup::power::{Budget, Levels, Line, State};
+use holdup::power::{Budget, GaugeSeen, Levels, Line, State};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll as poll_fds};
 
 use crate::allocations;
@@ -89,7 +89,7 @@ impl LineReader for FakeLines {
         })
     }
 
-    fn gauge_percent(&mut self) -> Option<f32> {
+    fn gauge(&mut self) -> Option<GaugeSeen> {
         None
     }
 }

@@ -1,13 +1,14 @@
 //! `holdup ingest`: what it says and its exit code.
 
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use holdup::cli::ingest::{IngestOpts, run};
 use holdup::config::{
-    BoardKind, BoardSettings, FreezePolicy, GatewaySettings, OnParkMax, PowerSettings, Settings,
-    Source,
+    BoardKind, BoardSettings, EventSettings, FreezePolicy, GatewaySettings, OnParkMax,
+    PowerSettings, Settings, Source,
 };
 
 use crate::ingest::{Server, line};
@@ -54,6 +55,11 @@ fn settings(server: &Server) -> Settings {
         store: SETTINGS,
         ingest: INGEST,
         databases: Vec::new(),
+        gauge: None,
+        events: EventSettings {
+            dir: PathBuf::from("/nowhere/events.d"),
+            timeout: Duration::from_secs(10),
+        },
     }
 }
 

@@ -12,6 +12,7 @@ mod cross;
 mod demo;
 mod faults;
 mod foreign;
+mod gauge;
 mod guard;
 #[path = "../support/home.rs"]
 mod home;

@@ -117,6 +117,12 @@ impl Inputs for SimInputs {
         let (volts, percent) = self.lines.gauge()?;
         // It measures whenever it is asked.
         let at = SystemClock.mono();
-        Some(GaugeReading { volts, percent, at })
+        let charging = None;
+        Some(GaugeReading {
+            volts,
+            percent,
+            charging,
+            at,
+        })
     }
 }

@@ -27,6 +27,11 @@ fn settings(source: Source) -> PowerSettings {
     }
 }
 
+fn gauge(read_ms: u64, percent: f32) -> Event {
+    let read_at = at(read_ms);
+    Event::Gauge(Some(GaugeSeen { percent, read_at }))
+}
+
 /// A supply and everything that it asked for.
 struct World {
     supply: Supply,
@@ -355,12 +360,39 @@ fn a_battery_goes_on_serving_until_it_is_low() {
 fn one_misread_gauge_does_not_end_the_ride() {
     let mut w = World::new(Source::Battery);
     w.levels(0, false).power(100, true).run_to(130);
-    w.event(1000, Event::Gauge { percent: 0.0 })
-        .event(2000, Event::Gauge { percent: 80.0 });
+    w.event(1000, gauge(1000, 0.0))
+        .event(2000, gauge(2000, 80.0));
     assert_eq!(w.plans(), 0);
-    w.event(3000, Event::Gauge { percent: 19.0 })
-        .event(4000, Event::Gauge { percent: 19.0 });
+    w.event(3000, gauge(3000, 19.0))
+        .event(4000, gauge(4000, 19.0));
     assert_eq!(w.plans(), 1);
+}
+
+#[test]
+fn a_low_gauge_reading_that_is_looked_at_twice_counts_once() {
+    let mut w = World::new(Source::Battery);
+    w.levels(0, false).power(100, true).run_to(130);
+    for ms in [1000, 2000, 3000, 4000] {
+        w.event(ms, gauge(900, 3.0));
+    }
+    assert_eq!(w.plans(), 0, "one reading, looked at four times");
+    // Gone in between: what it said before is no longer there to agree.
+    w.event(5000, Event::Gauge(None))
+        .event(6000, gauge(5900, 3.0));
+    assert_eq!(w.plans(), 0);
+    w.event(7000, gauge(6900, 3.0));
+    assert_eq!(w.plans(), 1);
+}
+
+#[test]
+fn a_capacitor_runs_no_plan_because_a_gauge_says_empty() {
+    let mut w = World::new(Source::Capacitor);
+    w.levels(0, false);
+    for k in 1..10 {
+        w.event(k * 1000, gauge(k * 1000, 0.0));
+    }
+    w.run_to(60_000);
+    assert_eq!((w.plans(), w.supply.state()), (0, State::Good));
 }
 
 #[test]
@@ -451,7 +483,7 @@ fn an_old_countdown_does_not_cut_the_next_outage_short() {
 fn after_repeated_outages_resuming_waits_until_power_is_steady_or_the_gauge_says_charged() {
     for (percent, resumes_after) in [(50.0, 10_000), (95.0, 1000)] {
         let mut w = World::new(Source::Capacitor);
-        w.levels(0, false).event(1, Event::Gauge { percent });
+        w.levels(0, false).event(1, gauge(1, percent));
         for k in 0..2u64 {
             let t = 100 + k * 5000;
             w.park(t)
@@ -521,7 +553,7 @@ fn any_order_of_events_keeps_the_gate_closed_from_the_plan_to_the_thaw() {
         2 => any::<bool>().prop_map(|l| Event::Levels(Levels { power_fail: Some(l), ..Levels::default() })),
         1 => any::<bool>().prop_map(|l| Event::Edge { line: Line::Brownout, asserted: l }),
         1 => any::<bool>().prop_map(|l| Event::Edge { line: Line::BatteryLow, asserted: l }),
-        1 => (0f32..100.0).prop_map(|percent| Event::Gauge { percent }),
+        1 => (0f32..100.0).prop_map(|percent| gauge(0, percent)),
         1 => Just(Event::LinesMissing),
         3 => Just(Event::PlanDone),
         3 => Just(Event::Resumed),
