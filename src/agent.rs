@@ -9,6 +9,7 @@ mod gauge;
 mod lines;
 mod reporter;
 mod status;
+mod tell;
 
 use std::fs;
 use std::io;
@@ -31,7 +32,8 @@ use crate::guard::{
     MachineError, OutageRecord, OwnStore, PlanOptions, RecordError, Shared, SimMachine,
     lock_memory,
 };
-use crate::ingest::{self, IngestError, IngestOptions};
+use crate::hooks::Hooks;
+use crate::ingest::{self, IngestError, IngestOptions, PowerNews};
 use crate::queue;
 use crate::store::{Desk, Intake, Observer, Store, StoreError, StoreOptions, StoreState};
 
@@ -39,6 +41,7 @@ use costs::{CostsKeeper, Governor, guarded, lock};
 use lines::{BoardLamps, BoardLines, LinesSeen};
 use reporter::{Pauses, Reporter};
 use status::StatusSource;
+use tell::Teller;
 
 pub use gauge::GaugeStatus;
 pub use status::{Database, Gpio, Status};
@@ -159,6 +162,7 @@ struct Agent {
     opener: JoinHandle<Result<Store, AgentError>>,
     reporter: Reporter,
     gauge: Option<Gauge>,
+    hooks: Arc<Hooks>,
     runtime: tokio::runtime::Runtime,
     shutdown: watch::Sender<bool>,
     serving: Option<tokio::task::JoinHandle<()>>,
@@ -209,10 +213,7 @@ impl Agent {
         let budget = Arc::new(Mutex::new(budget));
         let shared = Arc::new(Shared::new(settings.power, last).map_err(AgentError::Guard)?);
         let seen = Arc::new(Mutex::new(LinesSeen::default()));
-        let gauge = (settings.gauge.as_ref())
-            .map(|g| Gauge::start(g, Arc::clone(&clock)))
-            .transpose()
-            .map_err(AgentError::Runtime)?;
+        let gauge = gauge::start(&settings, &clock)?;
         let desk = Desk::new();
         let source = Arc::new(StatusSource {
             settings: Arc::new(Mutex::new(settings.clone())),
@@ -227,13 +228,12 @@ impl Agent {
             gauge: gauge.as_ref().map(Gauge::view),
         });
         let (pauses, pause) = Pauses::new(Arc::clone(&shared), desk.orders());
-        let pauses = Arc::new(pauses);
         let governor = Arc::new(Governor {
             budget: Arc::clone(&budget),
             orders: desk.orders(),
             shared: Arc::clone(&shared),
             guarded: guarded(&settings),
-            pauses: Arc::clone(&pauses),
+            pauses: Arc::new(pauses),
         });
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(SOCKET_THREADS)
@@ -243,10 +243,12 @@ impl Agent {
             .map_err(AgentError::Runtime)?;
         let (shutdown, stopping) = watch::channel(false);
         let intake = desk.intake();
+        let (teller, hooks, told) = Teller::start(&settings, &clock, &shared, &gate)?;
         let serving = runtime.block_on(serve_sockets(
             &settings,
             intake,
             pause,
+            told,
             stopping,
             Arc::clone(&source),
         ))?;
@@ -285,8 +287,8 @@ impl Agent {
         .map_err(AgentError::Guard)?;
         let reporter = Reporter::start(
             notices,
+            teller,
             Arc::clone(&source),
-            pauses,
             Arc::clone(&governor),
             keeper,
             Arc::clone(&gate),
@@ -320,6 +322,7 @@ impl Agent {
             opener,
             reporter,
             gauge,
+            hooks,
             runtime,
             shutdown,
             serving: Some(serving),
@@ -331,6 +334,7 @@ impl Agent {
     /// the acknowledgements of what they sent.
     fn stop(&mut self) {
         self.reporter.stopping(&self.gate, &self.medium);
+        self.hooks.stop();
         self.shutdown.send_replace(true);
         if !self.gate.is_closed()
             && let Some(serving) = self.serving.take()
@@ -351,6 +355,7 @@ impl Agent {
         self.runtime.shutdown_background();
         let opened = self.opener.join();
         self.reporter.end();
+        self.hooks.end();
         let settings = lock(&self.source.settings).gateway.clone();
         for path in [settings.ingest_socket(), settings.status_socket()] {
             if let Err(e) = remove_stale(&path) {
@@ -395,6 +400,7 @@ impl Agent {
             ("[gateway]", held.gateway != new.gateway),
             ("[board] or power.board", held.board != new.board),
             ("power.freeze", held.power.freeze != new.power.freeze),
+            ("[events]", held.events != new.events),
             ("[gauge]", held.gauge != new.gauge),
             ("[ingest]", held.ingest != new.ingest),
             ("[[database]]", held.databases != new.databases),
@@ -501,6 +507,7 @@ async fn serve_sockets(
     settings: &Settings,
     intake: Intake,
     pause: watch::Receiver<Option<ingest::Pause>>,
+    told: watch::Receiver<PowerNews>,
     stopping: watch::Receiver<bool>,
     source: Arc<StatusSource>,
 ) -> Result<tokio::task::JoinHandle<()>, AgentError> {
@@ -509,7 +516,9 @@ async fn serve_sockets(
         socket: settings.gateway.ingest_socket(),
     };
     let listener = ingest::bind(&options.socket)?;
-    let serving = tokio::spawn(ingest::serve(listener, options, intake, pause, stopping));
+    let serving = tokio::spawn(ingest::serve(
+        listener, options, intake, pause, told, stopping,
+    ));
     let path = settings.gateway.status_socket();
     let listener = ingest::bind(&path)?;
     tokio::spawn(async move {

@@ -12,6 +12,7 @@ pub mod demo;
 pub mod doctor;
 pub mod durable;
 pub mod guard;
+pub mod hooks;
 pub mod ingest;
 pub mod power;
 pub mod queue;

@@ -1,10 +1,24 @@
 //! The gauge beside the lines: started once, looked at by the guard, told by status.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use crate::board::gauge::GaugeView;
-use crate::clock::Mono;
-use crate::config::GaugeSettings;
+use crate::board::gauge::{Gauge, GaugeView};
+use crate::clock::{Clock, Mono};
+use crate::config::{GaugeSettings, Settings};
+
+use super::AgentError;
+
+/// Starts to read the gauge, where one is configured.
+pub(super) fn start(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+) -> Result<Option<Gauge>, AgentError> {
+    let start = |g| Gauge::start(g, Arc::clone(clock));
+    let started = settings.gauge.as_ref().map(start).transpose();
+    started.map_err(AgentError::Runtime)
+}
 
 /// The battery's gauge, as status tells it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -22,6 +22,7 @@ use crate::store::{Orders, StoreState};
 
 use super::costs::{CostsKeeper, Governor, lock};
 use super::status::StatusSource;
+use super::tell::Teller;
 
 /// How often the reporter looks without being told, unless the watchdog wants more.
 const TICK: Duration = Duration::from_secs(2);
@@ -83,8 +84,8 @@ pub(super) struct Reporter {
 impl Reporter {
     pub(super) fn start(
         mut notices: Notices,
+        teller: Teller,
         source: Arc<StatusSource>,
-        pauses: Arc<Pauses>,
         governor: Arc<Governor>,
         keeper: CostsKeeper,
         gate: Arc<Gate>,
@@ -93,8 +94,10 @@ impl Reporter {
         let end = Arc::new(AtomicBool::new(false));
         let keeper = Arc::new(Mutex::new(keeper));
         let mut desk = Desk {
+            teller,
+            missed: false,
             source: Arc::clone(&source),
-            pauses,
+            pauses: Arc::clone(&governor.pauses),
             governor,
             keeper: Arc::clone(&keeper),
             gate,
@@ -113,8 +116,10 @@ impl Reporter {
                 desk.look();
                 while !asked.load(Ordering::SeqCst) {
                     if let Some((at, notice)) = notices.next(tick) {
+                        desk.teller.heed(notice, &desk.source);
                         desk.tell(at, notice);
                     }
+                    desk.missed |= notices.missed();
                     desk.look();
                 }
             })?;
@@ -147,6 +152,8 @@ impl Reporter {
 }
 
 struct Desk {
+    teller: Teller,
+    missed: bool,
     source: Arc<StatusSource>,
     pauses: Arc<Pauses>,
     governor: Arc<Governor>,
@@ -164,6 +171,8 @@ impl Desk {
         self.pauses.update();
         let now = self.source.clock.mono();
         let published = self.source.shared.published();
+        let missed = std::mem::take(&mut self.missed);
+        self.teller.look(published.state, missed, &self.source);
         let assessment = self.source.assessment();
         let words = format!(
             "{}, {}",

@@ -39,6 +39,7 @@ struct Answer {
     paused: Option<String>,
     #[serde(default)]
     resumed: bool,
+    power: Option<String>,
 }
 
 /// Lines on their way.
@@ -212,6 +213,9 @@ fn listen(
                 stderr,
                 "{clear}the agent has paused ({why}); waiting, nothing is lost"
             )?;
+        }
+        if let Some(word) = answer.power.filter(|_| !opts.json) {
+            writeln!(stderr, "{clear}power: {word}")?;
         }
         if answer.resumed && !opts.json {
             writeln!(stderr, "{clear}the agent has resumed")?;

@@ -4,6 +4,7 @@
 
 mod data;
 mod databases;
+mod events;
 mod gauge;
 mod rights;
 mod supply;
@@ -105,6 +106,7 @@ pub fn examine(loaded: &Loaded, agent: Option<&Status>) -> Vec<Check> {
     );
     supply::checks(&patient, &mut checks);
     gauge::checks(&patient, &mut checks);
+    events::checks(&patient, &mut checks);
     data::checks(&patient, &mut checks);
     databases::checks(&patient, &mut checks);
     rights::checks(&patient, &mut checks);

@@ -200,12 +200,15 @@ const NOTICES: usize = 64;
 /// The guard thread's end of the notices. Full, the newest is dropped: status has the truth.
 pub(super) struct NoticeSender {
     queue: Producer<'static, (Mono, Notice)>,
+    missed: Arc<AtomicBool>,
     bell: Arc<OwnedFd>,
 }
 
 impl NoticeSender {
     pub(super) fn send(&mut self, at: Mono, notice: Notice) {
-        self.queue.enqueue((at, notice)).ok();
+        if self.queue.enqueue((at, notice)).is_err() {
+            self.missed.store(true, Ordering::SeqCst);
+        }
         rustix::io::write(&*self.bell, &1u64.to_ne_bytes()).ok();
     }
 }
@@ -226,6 +229,7 @@ impl Bell {
 #[expect(missing_debug_implementations, reason = "the queue's end has none")]
 pub struct Notices {
     queue: Consumer<'static, (Mono, Notice)>,
+    missed: Arc<AtomicBool>,
     bell: Arc<OwnedFd>,
 }
 
@@ -235,18 +239,30 @@ impl Notices {
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let queue: &'static mut Queue<(Mono, Notice), NOTICES> = Box::leak(Box::default());
         let (tx, rx) = queue.split();
+        let missed = Arc::new(AtomicBool::new(false));
         Ok((
             NoticeSender {
                 queue: tx,
+                missed: Arc::clone(&missed),
                 bell: Arc::clone(&bell),
             },
-            Self { queue: rx, bell },
+            Self {
+                queue: rx,
+                missed,
+                bell,
+            },
         ))
     }
 
     /// Something that makes a waiting [`Self::next`] return.
     pub fn bell(&self) -> Bell {
         Bell(Arc::clone(&self.bell))
+    }
+
+    /// Was one lost because nobody took those before it? Told once; what came before the loss
+    /// is taken first.
+    pub fn missed(&self) -> bool {
+        !self.queue.ready() && self.missed.swap(false, Ordering::SeqCst)
     }
 
     /// The next notice, or `None` after `timeout` or a [`Bell::ring`].

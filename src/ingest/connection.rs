@@ -28,6 +28,8 @@ const BUFFER: usize = 64 * 1024;
 const CHUNK_ROWS: usize = 256;
 /// Unread answers at which reading stops.
 const ANSWERS: usize = 16 * 1024;
+/// A subscription may come while the agent pauses; so many bytes are read to find it.
+const ASK: usize = 256;
 /// Unread answers at which acknowledgements wait to be merged.
 const MERGE: usize = 1024;
 
@@ -60,6 +62,10 @@ pub(super) struct Connection {
     pending: VecDeque<(u64, usize)>,
     pending_bytes: usize,
     paused: Option<Pause>,
+    /// Words about power that were told, once it was asked for.
+    heard: Option<u64>,
+    /// Nothing but subscriptions came so far.
+    asking: bool,
     over: bool,
 }
 
@@ -93,6 +99,8 @@ impl Connection {
             pending: VecDeque::new(),
             pending_bytes: 0,
             paused: None,
+            heard: None,
+            asking: true,
             over: false,
         }
     }
@@ -116,7 +124,7 @@ impl Connection {
                 return Poll::Ready(Ok(()));
             }
             // Answers that waited for others to be read have room now.
-            if written.is_ready() && self.settled() > self.acked {
+            if written.is_ready() && (self.settled() > self.acked || self.has_news()) {
                 continue;
             }
             if more && self.unread() < ANSWERS && self.has_room(cx) {
@@ -134,6 +142,13 @@ impl Connection {
 
     /// What others had to say: the agent's pause, the store's refusals, its end.
     fn hear(&mut self) {
+        // Who does not read is told the newest when he does.
+        if let Some(heard) = self
+            .heard
+            .filter(|_| self.has_news() && self.unread() < MERGE)
+        {
+            self.tell_power(heard);
+        }
         let pause = self.hub.pause();
         if pause != self.paused {
             self.paused = pause;
@@ -157,10 +172,38 @@ impl Connection {
         }
     }
 
+    fn has_news(&self) -> bool {
+        self.heard.is_some_and(|heard| self.hub.told() > heard)
+    }
+
+    fn tell_power(&mut self, heard: u64) {
+        let news = self.hub.news();
+        for word in news.since(heard) {
+            self.say(format_args!("{{\"power\":\"{word}\"}}"));
+        }
+        self.heard = Some(news.told());
+    }
+
+    /// While the agent pauses nothing is taken but a subscription, which needs no commit, and
+    /// that only before anything else came.
+    fn waits(&self) -> bool {
+        self.paused.is_some()
+            && !(self.asking
+                && self
+                    .first_line()
+                    .is_some_and(|line| parse(line) == Ok(Line::SubscribePower)))
+    }
+
+    fn first_line(&self) -> Option<&[u8]> {
+        let lines = &self.buffer[self.start..self.filled];
+        let end = lines.iter().take(ASK).position(|b| *b == b'\n')?;
+        Some(&lines[..end])
+    }
+
     /// Takes whole lines from the buffer; true when some are left, for want of room.
     fn lines(&mut self, cx: &Context<'_>) -> bool {
         let mut more = false;
-        while self.paused.is_none() && !self.over && self.start < self.filled {
+        while !self.over && self.start < self.filled && !self.waits() {
             let found = self.buffer[self.scanned..self.filled]
                 .iter()
                 .position(|b| *b == b'\n');
@@ -220,7 +263,9 @@ impl Connection {
     }
 
     fn line(&mut self, bytes: &[u8]) {
-        match parse(bytes) {
+        let parsed = parse(bytes);
+        self.asking &= matches!(parsed, Ok(Line::SubscribePower));
+        match parsed {
             Ok(Line::Reading(reading)) => {
                 if reading.id.is_some() && self.client.is_none() {
                     self.error(
@@ -242,6 +287,10 @@ impl Connection {
             Ok(Line::Flush) => {
                 self.submit();
                 self.intake.flush();
+            }
+            Ok(Line::SubscribePower) => {
+                // The present state at once, be it told before.
+                self.tell_power(self.hub.told().saturating_sub(1));
             }
             Err(why) => self.error(&why, Some(self.lines)),
         }
@@ -305,10 +354,14 @@ impl Connection {
 
     fn may_read(&self, cx: &Context<'_>) -> bool {
         !self.eof
-            && self.paused.is_none()
+            && (self.paused.is_none() || self.may_ask())
             && !self.hub.is_shut_down()
             && self.unread() < ANSWERS
             && self.has_room(cx)
+    }
+
+    fn may_ask(&self) -> bool {
+        self.asking && self.filled - self.start < ASK && self.first_line().is_none()
     }
 
     /// Is there room for more that waits for a commit? If not, this task is woken when there

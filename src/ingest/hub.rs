@@ -6,7 +6,7 @@ use std::task::Waker;
 
 use crate::store::Acks;
 
-use super::Pause;
+use super::{Pause, PowerNews};
 
 /// One connection, as others see it: the writer tells it what is durable, the hub to look up.
 #[derive(Debug, Default)]
@@ -80,6 +80,9 @@ pub(super) struct Hub {
     connections: Mutex<Vec<Weak<Mailbox>>>,
     /// Looked at for every read, so no lock.
     pause: AtomicU8,
+    /// How many words of `news` there are, ever; looked at as often.
+    told: AtomicU64,
+    news: Mutex<PowerNews>,
     shutdown: AtomicBool,
 }
 
@@ -88,6 +91,8 @@ impl Hub {
         Self {
             connections: Mutex::new(Vec::new()),
             pause: AtomicU8::new(code(pause)),
+            told: AtomicU64::new(0),
+            news: Mutex::default(),
             shutdown: AtomicBool::new(false),
         }
     }
@@ -107,6 +112,21 @@ impl Hub {
             3 => Some(Pause::Starting),
             _ => None,
         }
+    }
+
+    /// How many words about power were told, ever.
+    pub(super) fn told(&self) -> u64 {
+        self.told.load(SeqCst)
+    }
+
+    pub(super) fn news(&self) -> PowerNews {
+        *lock(&self.news)
+    }
+
+    pub(super) fn set_news(&self, news: PowerNews) {
+        *lock(&self.news) = news;
+        self.told.store(news.told(), SeqCst);
+        self.each(Mailbox::wake);
     }
 
     pub(super) fn is_shut_down(&self) -> bool {

@@ -30,6 +30,8 @@ pub(super) enum Line<'a> {
     Client(Cow<'a, str>),
     /// Commit now.
     Flush,
+    /// Tell what happens to power.
+    SubscribePower,
 }
 
 /// Why a line cannot be taken; goes to the sender as it is.
@@ -129,6 +131,7 @@ struct Seen<'a> {
     id: Option<ReadingId<Cow<'a, str>>>,
     client: Option<Cow<'a, str>>,
     flush: Option<()>,
+    subscribe: Option<()>,
     count: usize,
 }
 
@@ -154,6 +157,7 @@ impl<'a> Seen<'a> {
             ),
             "flush" if raw == "true" => once(&mut self.flush, "flush", ()),
             "flush" => Err(wrong("flush", raw, "must be true")),
+            "subscribe" => once(&mut self.subscribe, "subscribe", topic(raw)?),
             unknown => Err(format!(
                 "unknown field {}: put it into \"metadata\"",
                 quoted(unknown)
@@ -168,6 +172,9 @@ impl<'a> Seen<'a> {
         }
         if self.flush.is_some() {
             return alone(self.count, "flush", Line::Flush);
+        }
+        if self.subscribe.is_some() {
+            return alone(self.count, "subscribe", Line::SubscribePower);
         }
         let Some(sensor_name) = self.sensor_name else {
             return Err(missing("sensor_name", "name the sensor"));
@@ -254,6 +261,18 @@ fn short<'a>(text: Cow<'a, str>, key: &str, bytes: usize) -> Result<Cow<'a, str>
         return Err(format!("\"{key}\" has a NUL in it: leave it out").into());
     }
     Ok(text)
+}
+
+/// There is one.
+fn topic(raw: &str) -> Result<(), Refusal> {
+    match &*name(raw, "subscribe", SHORT_BYTES)? {
+        "power" => Ok(()),
+        other => Err(format!(
+            "unknown topic {}: there is \"power\" to subscribe to",
+            quoted(other)
+        )
+        .into()),
+    }
 }
 
 fn is_number(raw: &str) -> bool {
@@ -553,6 +572,18 @@ mod tests {
             ),
             (r#"{"client":"a","flush":true}"#.to_owned(), "stands alone"),
             (r#"{"flush":false}"#.to_owned(), "\"flush\" must be true"),
+            (
+                r#"{"subscribe":"weather"}"#.to_owned(),
+                "unknown topic \"weather\"",
+            ),
+            (
+                r#"{"subscribe":true}"#.to_owned(),
+                "\"subscribe\" must be a text",
+            ),
+            (
+                r#"{"subscribe":"power","value":1}"#.to_owned(),
+                "stands alone",
+            ),
             (r#"{"value":NaN}"#.to_owned(), "not one JSON object"),
             (r#"[1]"#.to_owned(), "not one JSON object"),
             (r#"{} {}"#.to_owned(), "not one JSON object"),
@@ -585,6 +616,8 @@ mod tests {
     fn control_lines_and_blanks() {
         assert_eq!(parse(b" \t\r"), Ok(Line::Blank));
         assert_eq!(parse(b"{\"flush\": true }"), Ok(Line::Flush));
+        let subscribe = b"{\"subscribe\":\"power\"}";
+        assert_eq!(parse(subscribe), Ok(Line::SubscribePower));
         assert_eq!(
             parse(b"{\"client\":\"plc 7\"}"),
             Ok(Line::Client("plc 7".into()))

@@ -9,6 +9,7 @@ mod connection;
 mod hub;
 mod line;
 mod listen;
+mod news;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::store::Intake;
 use connection::Connection;
 use hub::Hub;
 pub use listen::{IngestError, bind};
+pub use news::PowerNews;
 
 /// Why the agent has stopped reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,15 +64,17 @@ const LAST_ACKS: Duration = Duration::from_secs(2);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
 /// Serves `listener`, which [`bind`] made, until `shutdown` turns true (or its sender is gone).
-/// `pause` is the agent's.
+/// `pause` and what is told of power are the agent's.
 pub async fn serve(
     listener: UnixListener,
     options: IngestOptions,
     intake: Intake,
     mut pause: watch::Receiver<Option<Pause>>,
+    mut power: watch::Receiver<PowerNews>,
     mut shutdown: watch::Receiver<bool>,
 ) {
     let hub = Arc::new(Hub::new(*pause.borrow_and_update()));
+    hub.set_news(*power.borrow_and_update());
     let mut connections = JoinSet::new();
     while !*shutdown.borrow_and_update() {
         tokio::select! {
@@ -98,6 +102,12 @@ pub async fn serve(
                     break;
                 }
                 hub.set_pause(*pause.borrow_and_update());
+            }
+            changed = power.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                hub.set_news(*power.borrow_and_update());
             }
             changed = shutdown.changed() => {
                 if changed.is_err() {

@@ -4,6 +4,7 @@
 //! says when to call again. The same code therefore runs against a real line, a simulated one
 //! and a table of events in a test. It must never touch a file, a line or a clock.
 
+mod announce;
 mod budget;
 mod charge;
 mod glitch;
@@ -11,6 +12,7 @@ mod readiness;
 mod supply;
 mod tail;
 
+pub use announce::{Announcer, Word, Words};
 pub use budget::{Budget, StepCost, StepKind};
 pub use readiness::{Assessment, Readiness, Reason, Situation, assess};
 pub use supply::Supply;

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use holdup::config::{IngestSettings, StoreSettings};
 use holdup::durable::Closer;
-use holdup::ingest::{self, IngestError, IngestOptions, Pause};
+use holdup::ingest::{self, IngestError, IngestOptions, Pause, PowerNews};
 use holdup::store::Store;
 
 use crate::store_world::{INGEST, SETTINGS, World, until};
@@ -22,6 +22,7 @@ pub(crate) struct Server {
     pub(crate) world: World,
     pub(crate) store: Option<Store>,
     pub(crate) pause: watch::Sender<Option<Pause>>,
+    pub(crate) power: watch::Sender<PowerNews>,
     shutdown: watch::Sender<bool>,
     served: Option<JoinHandle<Result<(), IngestError>>>,
     runtime: tokio::runtime::Runtime,
@@ -41,6 +42,7 @@ impl Server {
             .build()
             .expect("runtime");
         let (pause, paused) = watch::channel(pause);
+        let (power, told) = watch::channel(PowerNews::default());
         let (shutdown, shut) = watch::channel(false);
         let options = IngestOptions {
             settings: ingest,
@@ -50,7 +52,7 @@ impl Server {
         let intake = store.intake();
         let served = runtime.spawn(async move {
             let listener = ingest::bind(&options.socket)?;
-            ingest::serve(listener, options, intake, paused, shut).await;
+            ingest::serve(listener, options, intake, paused, told, shut).await;
             Ok::<(), IngestError>(())
         });
         until("it listens", || {
@@ -60,6 +62,7 @@ impl Server {
             world,
             store: Some(store),
             pause,
+            power,
             shutdown,
             served: Some(served),
             runtime,
@@ -377,6 +380,7 @@ fn a_live_socket_is_refused_a_stale_one_replaced_and_a_file_left_alone() {
     let mut server = Server::start();
     let serve = |socket: PathBuf| {
         let (_keep, pause) = watch::channel(None);
+        let (_told, power) = watch::channel(PowerNews::default());
         // Already told to stop: it only binds.
         let (_stop, shutdown) = watch::channel(true);
         let options = IngestOptions {
@@ -386,7 +390,7 @@ fn a_live_socket_is_refused_a_stale_one_replaced_and_a_file_left_alone() {
         let intake = server.store().intake();
         server.runtime.block_on(async {
             let listener = ingest::bind(&options.socket)?;
-            ingest::serve(listener, options, intake, pause, shutdown).await;
+            ingest::serve(listener, options, intake, pause, power, shutdown).await;
             Ok::<(), IngestError>(())
         })
     };
@@ -442,4 +446,58 @@ fn when_the_store_has_stopped_the_client_is_told_and_closed() {
     );
     assert!(answer["line"].is_null());
     assert_eq!(client.answer(), Value::Null);
+}
+
+#[test]
+fn a_subscriber_that_does_not_read_is_told_the_newest_and_costs_nobody() {
+    let server = Server::start();
+    server.power.send_modify(|n| n.tell("first"));
+    let mut deaf = UnixStream::connect(server.socket()).expect("connect");
+    // Its answers fill the socket, then what is kept for it, and stay there.
+    deaf.write_all(b"{\"subscribe\":\"power\"}\n")
+        .expect("send");
+    deaf.set_nonblocking(true).expect("nonblocking");
+    let errors = b"nonsense\n".repeat(1000);
+    let full = std::cell::Cell::new(0);
+    until("it is not read from any more", || {
+        match deaf.write(&errors) {
+            Ok(_) => full.set(0),
+            Err(e) => {
+                assert_eq!(e.kind(), ErrorKind::WouldBlock);
+                full.set(full.get() + 1);
+            }
+        }
+        full.get() > 20
+    });
+    let mut reader = server.connect();
+    reader.send("{\"subscribe\":\"power\"}\n");
+    assert_eq!(reader.answer(), json!({"power": "first"}));
+    assert_eq!(reader.answer(), json!({"acked": 1}));
+    for n in 0..10_000 {
+        let word = ["onbattery", "offbattery"][n % 2];
+        server.power.send_modify(|news| news.tell(word));
+    }
+    server.power.send_modify(|news| news.tell("last"));
+    let heard = |c: &mut dyn FnMut() -> Value| {
+        let mut words = Vec::new();
+        while words.last().is_none_or(|w| w != "last") {
+            if let Some(word) = c()["power"].as_str() {
+                words.push(word.to_owned());
+            }
+        }
+        words
+    };
+    heard(&mut || reader.answer());
+    // Now it reads.
+    deaf.set_nonblocking(false).expect("blocking");
+    deaf.set_read_timeout(Some(Duration::from_secs(60)))
+        .expect("time-out");
+    let mut lines = BufReader::new(&deaf);
+    let words = heard(&mut || {
+        let mut line = String::new();
+        lines.read_line(&mut line).expect("an answer");
+        serde_json::from_str(&line).expect("json")
+    });
+    assert_eq!(words.first().map(String::as_str), Some("first"));
+    assert!(words.len() < 100, "{} words were kept for it", words.len());
 }

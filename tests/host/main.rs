@@ -16,12 +16,14 @@ mod gauge;
 mod guard;
 #[path = "../support/home.rs"]
 mod home;
+mod hooks;
 mod ingest;
 mod ingest_verb;
 mod measure;
 mod rooms;
 mod store;
 mod store_world;
+mod subscribe;
 
 #[global_allocator]
 static COUNTED: allocations::Counted = allocations::Counted;

@@ -12,6 +12,7 @@ const MAY: &[(&str, &[&str])] = &[
     ("durable", &["clock"]),
     ("board", &["clock", "config"]),
     ("power", &["clock", "config"]),
+    ("hooks", &["power", "clock", "config"]),
     ("store", &["durable", "clock", "config"]),
     ("queue", &["store", "durable", "clock", "config"]),
     ("ingest", &["store", "durable", "clock", "config"]),
@@ -19,11 +20,12 @@ const MAY: &[(&str, &[&str])] = &[
     (
         "agent",
         &[
-            "board", "power", "guard", "store", "queue", "ingest", "durable", "clock", "config",
+            "board", "power", "guard", "store", "queue", "ingest", "hooks", "durable", "clock",
+            "config",
         ],
     ),
     ("demo", &["agent", "clock"]),
-    ("doctor", &["agent", "board", "guard", "config"]),
+    ("doctor", &["agent", "board", "guard", "hooks", "config"]),
     (
         "cli",
         &[
