@@ -10,6 +10,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -138,6 +139,8 @@ pub struct OutageRecord {
     next: u64,
     session: u64,
     boot: String,
+    /// When each outage that is kept began.
+    begun: Vec<Wall>,
 }
 
 impl OutageRecord {
@@ -190,6 +193,7 @@ impl OutageRecord {
             next,
             session,
             boot: boot.to_owned(),
+            begun: marks.iter().filter_map(began).collect(),
         };
         let mark = Mark::Session {
             session,
@@ -202,6 +206,16 @@ impl OutageRecord {
         encode(&mark, &mut block);
         file.write(medium, SESSION, &block)?;
         Ok((record, file, last))
+    }
+
+    /// How long ago the outages of earlier sessions began that are younger than `within`. One
+    /// that lies in the future began just now: this boot's clock was not set yet.
+    pub(super) fn recent(&self, now: Wall, within: Duration) -> impl Iterator<Item = Duration> {
+        let ago = move |began: &Wall| {
+            let ms = now.as_millis().saturating_sub(began.as_millis());
+            Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+        };
+        self.begun.iter().map(ago).filter(move |ago| *ago < within)
     }
 
     /// Fills `block` with the begin mark of a new outage; answers where it goes.
@@ -323,6 +337,15 @@ fn outage_of(mark: &Mark<'_>) -> Option<u64> {
     match mark {
         Mark::Begin { n, .. } | Mark::End { n, .. } | Mark::Resumed { n, .. } => Some(*n),
         Mark::Session { .. } | Mark::Stopped { .. } => None,
+    }
+}
+
+fn began(mark: &Mark<'_>) -> Option<Wall> {
+    match mark {
+        Mark::Begin { wall_ms, .. } => Some(Wall::from_millis(*wall_ms)),
+        Mark::Session { .. } | Mark::Stopped { .. } | Mark::End { .. } | Mark::Resumed { .. } => {
+            None
+        }
     }
 }
 

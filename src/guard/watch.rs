@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::clock::{Clock, Mono};
 use crate::config::{OnParkMax, PowerSettings};
 use crate::durable::{Closer, Gate};
-use crate::power::{Action, Event, GaugeSeen, Levels, Line, Notice, State, Supply};
+use crate::power::{Action, Event, GaugeSeen, Levels, Line, Notice, REPEAT_WINDOW, State, Supply};
 
 use super::machine::Machine;
 use super::orders::{Orders, order};
@@ -99,6 +99,20 @@ impl Guard {
         let (sender, notices) = Notices::channel()?;
         let orders = Arc::new(Orders::default());
         options.gate.close(Closer::Power);
+        let mut supply = Supply::new(options.settings, options.can_cut);
+        let (now, wall) = (options.clock.mono(), options.clock.wall());
+        let mut earlier = 0;
+        for ago in options.plan.record.recent(wall, REPEAT_WINDOW) {
+            supply.remember(now - ago);
+            earlier += 1;
+        }
+        let settle_after = options.settings.settle_after;
+        if settle_after > 0 && earlier >= settle_after {
+            log::warn!(
+                "outages in the last ten minutes: {earlier}; service begins when power has been steady for \
+                 power.settle_ms, or the gauge says charged"
+            );
+        }
         let plan = PlanThread::start(
             options.plan,
             Arc::clone(&orders),
@@ -108,7 +122,7 @@ impl Guard {
             Arc::clone(&options.clock),
         )?;
         let mut watch = Watch {
-            supply: Supply::new(options.settings, options.can_cut),
+            supply,
             settings: options.settings,
             gate: options.gate,
             clock: options.clock,

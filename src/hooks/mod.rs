@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::process::Child;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -90,6 +91,7 @@ impl Hooks {
             calm,
             clock: Arc::clone(&clock),
             shared: Arc::clone(&shared),
+            left_behind: Vec::new(),
         };
         std::thread::Builder::new()
             .name("holdup-hooks".into())
@@ -151,10 +153,11 @@ struct Worker {
     calm: Calm,
     clock: Arc<dyn Clock>,
     shared: Arc<Shared>,
+    left_behind: Vec<Child>,
 }
 
 impl Worker {
-    fn work(self) {
+    fn work(mut self) {
         while let Some(event) = self.next() {
             self.run_all(&event);
         }
@@ -193,7 +196,10 @@ impl Worker {
         }
     }
 
-    fn run_all(&self, event: &Happened) {
+    fn run_all(&mut self, event: &Happened) {
+        // Whoever woke up meanwhile and ended is no zombie any more.
+        self.left_behind
+            .retain_mut(|c| matches!(c.try_wait(), Ok(None)));
         let Listing { scripts, refused } = list(&self.settings.dir, event.word);
         for r in refused {
             log::warn!("script {} is not run: {}", r.path.display(), r.why);
@@ -206,7 +212,7 @@ impl Worker {
         }
     }
 
-    fn run_one(&self, script: &Path, event: &Happened) {
+    fn run_one(&mut self, script: &Path, event: &Happened) {
         let run = Run {
             script,
             event,
@@ -233,10 +239,13 @@ impl Worker {
                 "script {name} for {} was killed: it ran for longer than events.timeout_s",
                 event.word.name()
             ),
-            Outcome::LeftBehind => log::error!(
-                "script {name} for {} cannot be killed and is left behind",
-                event.word.name()
-            ),
+            Outcome::LeftBehind(child) => {
+                log::error!(
+                    "script {name} for {} cannot be killed and is left behind",
+                    event.word.name()
+                );
+                self.left_behind.push(child);
+            }
             Outcome::NotStarted(e) => log::warn!(
                 "script {name} for {} cannot be started: {e}{}",
                 event.word.name(),

@@ -34,8 +34,8 @@ pub(super) enum Outcome {
     Exited(ExitStatus),
     /// It and its children ran for too long.
     Killed,
-    /// Not even SIGKILL ended it: it sleeps in the kernel.
-    LeftBehind,
+    /// Not even SIGKILL ended it: it sleeps in the kernel. To be reaped when it wakes.
+    LeftBehind(Child),
     NotStarted(io::Error),
 }
 
@@ -135,7 +135,7 @@ impl Run<'_> {
         if self.until(output, || !matches!(child.try_wait(), Ok(None))) {
             Outcome::Killed
         } else {
-            Outcome::LeftBehind
+            Outcome::LeftBehind(child)
         }
     }
 

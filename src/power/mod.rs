@@ -15,7 +15,7 @@ mod tail;
 pub use announce::{Announcer, Word, Words};
 pub use budget::{Budget, StepCost, StepKind};
 pub use readiness::{Assessment, Readiness, Reason, Situation, assess};
-pub use supply::Supply;
+pub use supply::{REPEAT_WINDOW, Supply};
 pub use tail::Tail;
 
 use std::time::Duration;

@@ -22,7 +22,7 @@ const STUCK_FACTOR: u32 = 5;
 /// ... and not after less than this.
 const STUCK_MIN: Duration = Duration::from_secs(30);
 /// Outages are counted over this time for `settle_after`.
-const REPEAT_WINDOW: Duration = Duration::from_secs(600);
+pub const REPEAT_WINDOW: Duration = Duration::from_secs(600);
 /// A gauge at this percentage says "charged".
 const CHARGED_PERCENT: f32 = 90.0;
 /// Low gauge readings in a row that are believed: one misread 0.0 is common.
@@ -50,6 +50,8 @@ pub struct Supply {
     low_readings: u8,
     gauge: Option<GaugeSeen>,
     outages: Deque<Mono, 16>,
+    /// Service has begun once.
+    settled: bool,
     park_max_handled: bool,
     stop_asked: bool,
     actions: Deque<Action, 32>,
@@ -74,10 +76,19 @@ impl Supply {
             low_readings: 0,
             gauge: None,
             outages: Deque::new(),
+            settled: false,
             park_max_handled: false,
             stop_asked: false,
             actions: Deque::new(),
         }
+    }
+
+    /// An outage of an earlier session, which began at this time.
+    pub fn remember(&mut self, began: Mono) {
+        if self.outages.is_full() {
+            self.outages.pop_front();
+        }
+        self.outages.push_back(began).ok();
     }
 
     /// The state.
@@ -135,8 +146,8 @@ impl Supply {
                     .chain(self.stuck_at())
                     .min(),
             },
-            State::Starting
-            | State::Good
+            State::Starting => self.good_since.map(|t| t + self.settle_needed(now)),
+            State::Good
             | State::Brownout
             | State::Failing { .. }
             | State::Resuming { .. }
@@ -279,12 +290,11 @@ impl Supply {
             self.push(Action::Notice(Notice::BrownoutEnded));
         }
         match self.state {
-            State::Starting if self.good_since.is_some() => self.serve(),
+            State::Starting => self.starting(now),
             State::Suspect { since } => self.suspect(since, now),
             State::OnBattery { since } => self.on_battery(since, now),
             State::Parked { since, parked_at } => self.parked(since, parked_at, now),
-            State::Starting
-            | State::Good
+            State::Good
             | State::Brownout
             | State::Failing { .. }
             | State::Resuming { .. }
@@ -293,10 +303,19 @@ impl Supply {
         }
     }
 
+    /// After repeated outages a gateway that boots waits like one that resumes: power that comes
+    /// for a moment only is no time to begin to write.
+    fn starting(&mut self, now: Mono) {
+        if (self.good_since).is_some_and(|good| now >= good + self.settle_needed(now)) {
+            self.serve();
+        }
+    }
+
     fn suspect(&mut self, since: Mono, now: Mono) {
         if self.glitch.is_real(now) {
             let since = self.glitch.first_lost(now).map_or(since, |t| t.min(since));
             if self.settings.source == Source::Battery && !self.battery_is_low() {
+                self.settled = true;
                 self.state = State::OnBattery { since };
                 self.push(Action::Ride(true));
                 self.push(Action::Shed(true));
@@ -306,7 +325,11 @@ impl Supply {
                 self.fail(since, now);
             }
         } else if self.good_since.is_some() {
-            self.serve();
+            if self.settled {
+                self.serve();
+            } else {
+                self.state = State::Starting;
+            }
             self.push(Action::Notice(Notice::Flicker {
                 lost: self.glitch.lost_time(now),
             }));
@@ -337,10 +360,7 @@ impl Supply {
             ),
             Source::Battery => (Cause::BatteryLow, now + full),
         };
-        if self.outages.is_full() {
-            self.outages.pop_front();
-        }
-        self.outages.push_back(now).ok();
+        self.remember(now);
         self.state = State::Failing { since, deadline };
         self.push(Action::CloseGate);
         self.push(Action::RunPlan {
@@ -463,6 +483,7 @@ impl Supply {
     }
 
     fn serve(&mut self) {
+        self.settled = true;
         self.state = self.rest();
         self.push(Action::OpenGate);
     }
@@ -492,8 +513,12 @@ impl Supply {
     }
 
     fn restore_needed(&self, now: Mono) -> Duration {
+        self.settings.restore.max(self.settle_needed(now))
+    }
+
+    /// What repeated outages ask for, unless the gauge says charged.
+    fn settle_needed(&self, now: Mono) -> Duration {
         let PowerSettings {
-            restore,
             settle,
             settle_after,
             ..
@@ -505,9 +530,9 @@ impl Supply {
             .count();
         let charged = self.gauge.is_some_and(|g| g.percent >= CHARGED_PERCENT);
         if settle_after > 0 && recent >= settle_after as usize && !charged {
-            restore.max(settle)
+            settle
         } else {
-            restore
+            Duration::ZERO
         }
     }
 

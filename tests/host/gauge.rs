@@ -116,3 +116,32 @@ fn a_capacitor_serves_on_whatever_a_gauge_says() {
     assert!(s["last_outage"].is_null(), "no plan ran: {s}");
     assert!(!s["reasons"].to_string().contains("battery_low"), "{s}");
 }
+
+#[test]
+fn after_repeated_outages_ingest_waits_at_boot_until_the_gauge_says_charged() {
+    let home = Home::with(
+        "holdup_ms = 4000\nglitch_ms = 50\nrestore_ms = 100\nsettle_after = 1\n\
+         settle_ms = 3600000",
+        "",
+    );
+    let mut agent = home.serving();
+    home.power(true);
+    agent.wait_for_supply("Parked");
+    agent.kill();
+    // Power is good again, the line reads so from the start.
+    let mut agent = home.start();
+    agent.wait_for("the boot", |s| s["gpio"]["reads"] == "good");
+    let mut client = home.client();
+    assert_eq!(client.wait_for("paused")["paused"], "starting");
+    client.send();
+    assert_eq!(agent.status().expect("status")["supply"], "Starting");
+    assert_eq!(home.sim("gauge 3.7 50"), "ok");
+    agent.wait_for("the reading", |s| s["gauge_percent"] == 50.0);
+    assert_eq!(agent.status().expect("status")["supply"], "Starting");
+    assert_eq!(home.sim("gauge 4.2 97"), "ok");
+    agent.wait_for_supply("Good");
+    client.wait_acked(1);
+    let said = "outages in the last ten minutes: 1; service begins";
+    assert!(home.log().contains(said), "{}", home.log());
+    agent.stop();
+}

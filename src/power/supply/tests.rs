@@ -502,6 +502,39 @@ fn after_repeated_outages_resuming_waits_until_power_is_steady_or_the_gauge_says
 }
 
 #[test]
+fn after_repeated_outages_a_gateway_that_boots_waits_too() {
+    let booted = |outages: u64| {
+        let mut w = World::new(Source::Capacitor);
+        for _ in 0..outages {
+            w.supply.remember(T0 - Duration::from_secs(30));
+        }
+        w
+    };
+    let mut w = booted(2);
+    w.levels(0, false);
+    assert_eq!(w.supply.state(), State::Good, "two are not repeated yet");
+    let mut w = booted(3);
+    w.levels(0, false).run_to(9999);
+    assert_eq!(w.supply.state(), State::Starting);
+    assert!(!w.asked(Action::OpenGate));
+    w.run_to(10_000);
+    assert_eq!(w.supply.state(), State::Good);
+    // Not steady: from the start again.
+    let mut w = booted(3);
+    w.levels(0, false)
+        .power(5000, true)
+        .power(5005, false)
+        .run_to(15_004);
+    assert_eq!(w.supply.state(), State::Starting);
+    w.run_to(15_005);
+    assert_eq!(w.supply.state(), State::Good);
+    // The gauge says charged.
+    let mut w = booted(3);
+    w.levels(0, false).event(1000, gauge(1000, 95.0));
+    assert_eq!(w.supply.state(), State::Good);
+}
+
+#[test]
 fn a_second_loss_has_the_time_that_the_first_one_left() {
     let mut w = World::new(Source::Capacitor);
     w.levels(0, false)
