@@ -47,7 +47,7 @@ if grep -qw holdup.root=card /proc/cmdline; then
     until [ -b /dev/mmcblk0p1 ]; do sleep 0.1; done
     mkdir /card
     mount -t ext4 -o noatime /dev/mmcblk0p1 /card
-    cp -a /bin /usr /etc /card
+    cp -a /bin /usr /etc /card && sync
     for folder in proc sys dev run tmp; do
         mkdir -p "/card/$folder"
         mount --move "/$folder" "/card/$folder"

@@ -102,19 +102,28 @@ pub fn header(path: &Path) -> Result<Option<Header>, String> {
     }
 }
 
-/// Is there a rollback journal with a transaction in it? That is SQLite's own test.
+/// Is there a rollback journal with a transaction in it?
 pub(super) fn journal_is_live(real: &Path) -> io::Result<bool> {
+    Ok(live_journal(real)?.is_some())
+}
+
+/// The header of a rollback journal with a transaction in it, by SQLite's own test: the first
+/// byte. A random number in it tells one transaction's journal from the next one's.
+fn live_journal(real: &Path) -> io::Result<Option<[u8; 28]>> {
     let Some(file) = open_plain(&beside(real, "-journal"))? else {
-        return Ok(false);
+        return Ok(None);
     };
-    let mut first = [0u8; 1];
-    Ok(file.read_at(&mut first, 0)? == 1 && first[0] != 0)
+    let mut head = [0u8; 28];
+    let n = file.read_at(&mut head, 0)?;
+    Ok((n > 0 && head[0] != 0).then_some(head))
 }
 
 /// Did its last writer die in a transaction? Whoever opens it next rolls that back in place.
 pub(super) fn is_hot(real: &Path) -> io::Result<bool> {
-    // Looked at twice: between two looks a living writer may have ended its transaction.
-    Ok(journal_is_live(real)? && lock_holder(real, RESERVED)?.is_none() && journal_is_live(real)?)
+    // A living writer holds its lock for as long as its journal lives: one and the same journal
+    // before and after a moment without the lock is nobody's.
+    let before = live_journal(real)?;
+    Ok(before.is_some() && lock_holder(real, RESERVED)?.is_none() && live_journal(real)? == before)
 }
 
 /// Does another process have it open in WAL mode? A rollback database that is idle holds no lock.

@@ -192,7 +192,8 @@ fn a_stilled_unit_loses_nothing_and_notices_nothing(name: &'static str, mode: &s
     ));
 
     machine.lines.set(POWER_FAIL, true);
-    scene.wait_for_supply("Parked");
+    let parked = scene.wait_for_supply("Parked");
+    scene.saw(&format!("parked again: {}", guarded_state(&parked)));
     let promised = committed(machine, &writer);
     machine.cut_power();
     drop(scene);
@@ -239,7 +240,8 @@ fn a_python_writer_without_a_unit_meets_the_lock_and_goes_on_after() {
         committed(machine, &writer)
     ));
     machine.lines.set(POWER_FAIL, true);
-    scene.wait_for_supply("Parked");
+    let parked = scene.wait_for_supply("Parked");
+    scene.saw(&format!("parked again: {}", guarded_state(&parked)));
     let promised = committed(machine, &writer);
     machine.cut_power();
     drop(scene);
