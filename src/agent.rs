@@ -3,9 +3,11 @@
 //! The guard comes first and is left last; what serves comes after it. Nothing is decided here:
 //! the supply decides, the plan acts, the store acknowledges.
 
+mod control;
 mod costs;
 mod foreign;
 mod gauge;
+mod holdup_history;
 mod lines;
 mod reporter;
 mod status;
@@ -28,8 +30,8 @@ use crate::clock::{Clock, SystemClock, boot_id};
 use crate::config::{self, Loaded, Settings};
 use crate::durable::{DurableError, Gate, Medium, Reserve};
 use crate::guard::{
-    Guard, GuardOptions, GuardedDatabase, Instance, InstanceError, KernelMachine, Machine,
-    MachineError, OutageRecord, OwnStore, PlanOptions, RecordError, Shared, SimMachine,
+    Guard, GuardOptions, GuardedDatabase, Heartbeat, Instance, InstanceError, KernelMachine,
+    Machine, MachineError, OutageRecord, OwnStore, PlanOptions, RecordError, Shared, SimMachine,
     lock_memory,
 };
 use crate::hooks::Hooks;
@@ -38,12 +40,15 @@ use crate::queue;
 use crate::store::{Desk, Intake, Observer, Store, StoreError, StoreOptions, StoreState};
 
 use costs::{CostsKeeper, Governor, guarded, lock};
+use holdup_history::HoldupHistory;
 use lines::{BoardLamps, BoardLines, LinesSeen};
 use reporter::{Pauses, Reporter};
 use status::StatusSource;
 use tell::Teller;
 
+pub use control::{ControlAnswer, ControlRequest, RehearsalReport};
 pub use gauge::GaugeStatus;
+pub use holdup_history::{HistoryEntry, HistoryError, read_history};
 pub use status::{Database, Gpio, Status};
 
 /// Worker threads for sockets.
@@ -210,6 +215,11 @@ impl Agent {
             log::warn!("{}", reporter::last_outage_in_words(last));
         }
         let (keeper, budget) = CostsKeeper::open(data_dir);
+        let path = settings.gateway.heartbeat_path();
+        let (heartbeat, measured) = Heartbeat::open(&medium, &path, &boot)?;
+        let path = settings.gateway.holdup_history_path();
+        let history = HoldupHistory::open(path, keeper.card(), &settings.board.name);
+        measured.into_iter().for_each(|m| history.add(m));
         let budget = Arc::new(Mutex::new(budget));
         let shared = Arc::new(Shared::new(settings.power, last).map_err(AgentError::Guard)?);
         let seen = Arc::new(Mutex::new(LinesSeen::default()));
@@ -226,6 +236,7 @@ impl Agent {
             started,
             card: keeper.card().to_owned(),
             gauge: gauge.as_ref().map(Gauge::view),
+            history,
         });
         let (pauses, pause) = Pauses::new(Arc::clone(&shared), desk.orders());
         let governor = Arc::new(Governor {
@@ -264,6 +275,7 @@ impl Agent {
         let (guard, notices) = Guard::start(GuardOptions {
             settings: settings.power,
             can_cut,
+            before: record.charge_before(),
             gate: Arc::clone(&gate),
             clock: Arc::clone(&clock),
             machine,
@@ -281,6 +293,7 @@ impl Agent {
                 marks,
                 databases,
                 budget,
+                heartbeat,
             },
             ended,
         })
@@ -357,7 +370,11 @@ impl Agent {
         self.reporter.end();
         self.hooks.end();
         let settings = lock(&self.source.settings).gateway.clone();
-        for path in [settings.ingest_socket(), settings.status_socket()] {
+        for path in [
+            settings.ingest_socket(),
+            settings.status_socket(),
+            settings.control_socket(),
+        ] {
             if let Err(e) = remove_stale(&path) {
                 log::info!("cannot remove {}: {e}", path.display());
             }
@@ -502,7 +519,7 @@ impl Opener {
     }
 }
 
-/// Binds both sockets, then serves them in the background.
+/// Binds the sockets, then serves them in the background.
 async fn serve_sockets(
     settings: &Settings,
     intake: Intake,
@@ -519,6 +536,8 @@ async fn serve_sockets(
     let serving = tokio::spawn(ingest::serve(
         listener, options, intake, pause, told, stopping,
     ));
+    let control = control::bind(&settings.gateway.control_socket())?;
+    tokio::spawn(control::serve(control, Arc::clone(&source)));
     let path = settings.gateway.status_socket();
     let listener = ingest::bind(&path)?;
     tokio::spawn(async move {

@@ -58,6 +58,7 @@ impl Pauses {
             State::Failing { .. }
             | State::Parked { .. }
             | State::Resuming { .. }
+            | State::Rehearsing { .. }
             | State::Stopping
             | State::Off => Some(Pause::PowerFailing),
             State::Good | State::Brownout | State::OnBattery { .. } => match store {
@@ -201,6 +202,10 @@ impl Desk {
             notify(&[NotifyState::Watchdog]);
             self.fed = now;
         }
+        if let Some(measured) = self.source.shared.take_measured() {
+            self.source.history.add(measured);
+        }
+        self.source.history.keep(&self.gate, &self.medium);
         if now.since(self.kept) >= KEEP {
             self.kept = now;
             lock(&self.keeper).keep(&self.source.budget, &self.gate, &self.medium);
@@ -252,6 +257,23 @@ impl Desk {
                  power.allow_poweroff, and safe_to_cut wired on a board that cycles its supply); \
                  it stays parked until power is back"
             ),
+            // Whoever asked was told.
+            Notice::Refused => {}
+            Notice::Rehearsing => log::warn!("a rehearsal: service stops, the plan runs"),
+            Notice::Rehearsed => {
+                log::warn!("the rehearsal is over: service goes on");
+                self.let_writers_go_on();
+            }
+            Notice::RehearsalOvertaken => {
+                log::warn!("power was lost in the middle of the rehearsal");
+            }
+            Notice::MeasureArmed => log::warn!(
+                "the next loss of power is measured, if it comes within half an hour: pull the plug"
+            ),
+            Notice::MeasureDisarmed => log::info!("the next loss of power is not measured"),
+            Notice::MeasureTimedOut => log::warn!(
+                "nobody pulled the plug within half an hour: the next loss of power is not measured"
+            ),
             Notice::GoingOff => log::warn!("parked for power.park_max_s: the machine goes off"),
         }
     }
@@ -278,6 +300,9 @@ pub(super) fn last_outage_in_words(last: &LastOutage) -> String {
     match (last.kind.as_str(), last.ended) {
         ("power_cut", _) => "the gateway went down without any sign of a loss (never announced): \
                              the line, its wiring or the supply did not tell"
+            .to_owned(),
+        ("rehearsal", _) => "the gateway or the agent was gone in the middle of a rehearsal, \
+                             without any sign of a loss"
             .to_owned(),
         ("agent_died", _) => "an earlier holdup ended without being stopped".to_owned(),
         _ => format!("last outage: {}", outage_in_words(last)),

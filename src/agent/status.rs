@@ -13,8 +13,10 @@ use crate::guard::{DatabaseView, LastOutage, Machine, Shared};
 use crate::power::{Assessment, Budget, Reason, Situation, assess};
 use crate::store::{Orders, StoreState};
 
+use super::control;
 use super::costs::{guarded, lock};
 use super::gauge::GaugeStatus;
+use super::holdup_history::{HistoryEntry, HoldupHistory};
 use super::lines::LinesSeen;
 
 /// What `holdup status --json` prints.
@@ -65,6 +67,12 @@ pub struct Status {
     pub store: String,
     /// The last outage.
     pub last_outage: Option<LastOutage>,
+    /// The last rehearsal since the agent started.
+    pub last_rehearsal: Option<LastOutage>,
+    /// Whether the hold-up time is being measured: `armed` or `running`.
+    pub measuring: Option<String>,
+    /// The newest measurement of this supply.
+    pub measurement: Option<HistoryEntry>,
     /// All databases that the plan makes durable.
     pub databases: Vec<Database>,
     /// The lines.
@@ -155,6 +163,7 @@ pub(super) struct StatusSource {
     pub(super) started: crate::clock::Mono,
     pub(super) card: String,
     pub(super) gauge: Option<GaugeView>,
+    pub(super) history: HoldupHistory,
 }
 
 impl StatusSource {
@@ -178,6 +187,9 @@ impl StatusSource {
         if self.shared.databases().iter().any(|d| d.other_writers) {
             found.push(Reason::OtherWriters).ok();
         }
+        let power = published.settings;
+        let worn = |holdup| self.history.worn(power.source.name(), holdup);
+        found.extend(power.holdup.and_then(worn));
         let guarded = guarded(&lock(&self.settings));
         assess(Situation {
             health: published.health,
@@ -241,6 +253,9 @@ impl StatusSource {
             commits: stats.commits,
             store: stats.state.name().to_owned(),
             last_outage: self.shared.last_outage(),
+            last_rehearsal: self.shared.last_rehearsal(),
+            measuring: control::measuring(published.measuring),
+            measurement: self.history.newest(published.settings.source.name()),
             databases: self.databases(),
             gpio: gpio(&lock(&self.seen), published.reads_lost),
             gauge_percent: published.gauge_percent,

@@ -107,6 +107,7 @@ fn calm(shared: Arc<Shared>, gate: Arc<Gate>) -> Calm {
         | State::Suspect { .. }
         | State::Failing { .. }
         | State::Resuming { .. }
+        | State::Rehearsing { .. }
         | State::Stopping
         | State::Off => false,
     })

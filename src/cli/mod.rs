@@ -7,6 +7,7 @@ pub mod config;
 mod demo;
 mod doctor;
 pub mod ingest;
+mod power;
 mod run;
 mod status;
 
@@ -50,6 +51,11 @@ enum Verb {
         /// As one JSON object.
         #[arg(long)]
         json: bool,
+    },
+    /// How long the supply lasts, and whether the plan fits.
+    Power {
+        #[command(subcommand)]
+        what: power::PowerVerb,
     },
     /// Send readings (JSON lines) from standard input to the agent.
     Ingest {
@@ -103,6 +109,7 @@ fn dispatch(args: &Args) -> anyhow::Result<u8> {
         Verb::Demo { json } => demo::run(out, *json),
         Verb::Status { json } => status::run(&args.config, out, *json),
         Verb::Doctor { json } => doctor::run(&args.config, out, *json),
+        Verb::Power { what } => power::run(&args.config, what, out),
         Verb::Ingest { json } => {
             let settings = crate::config::load(&args.config)?.settings;
             let progress = !json && io::stderr().is_terminal();

@@ -56,6 +56,21 @@ impl GatewaySettings {
         self.data_dir.join("outage.rec")
     }
 
+    /// Where a measurement of the hold-up time is written while it runs.
+    pub fn heartbeat_path(&self) -> PathBuf {
+        self.data_dir.join("holdup.beat")
+    }
+
+    /// The hold-up times that were measured.
+    pub fn holdup_history_path(&self) -> PathBuf {
+        self.data_dir.join("holdup_history.json")
+    }
+
+    /// Where `holdup power` asks; for the agent's user and root alone.
+    pub fn control_socket(&self) -> PathBuf {
+        self.run_dir.join("control.sock")
+    }
+
     /// The readings' socket.
     pub fn ingest_socket(&self) -> PathBuf {
         self.run_dir.join("ingest.sock")

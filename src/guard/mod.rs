@@ -8,6 +8,7 @@
 
 mod databases;
 mod foreign;
+mod heartbeat;
 mod instance;
 mod machine;
 mod marker;
@@ -19,6 +20,7 @@ mod realtime;
 mod record;
 pub mod rights;
 mod runner;
+mod sealed;
 mod shared;
 mod unit;
 mod watch;
@@ -28,6 +30,7 @@ pub use foreign::{
     ForeignDatabase, Header, Holders, Journal, header, holders, is_read_only, not_writable,
     process_in_words, writer_now,
 };
+pub use heartbeat::{Heartbeat, Measured};
 pub use instance::{Instance, InstanceError};
 pub use machine::{KernelMachine, Machine, MachineError, SimMachine};
 pub use mount::freeze_refusal;
@@ -35,7 +38,7 @@ pub use own::OwnStore;
 pub use plan::{Decision, Plan, Step};
 pub use record::{Ended, LastOutage, OutageRecord, RecordError, StepReport, read_last};
 pub use runner::{PlanOptions, PlanThread};
-pub use shared::{Bell, Notices, Published, Shared};
+pub use shared::{Answer, Bell, Notices, Published, Request, Shared};
 pub use unit::{Cgroups, Unit, UnitState, let_go_on};
 pub use watch::{Guard, GuardOptions, Lamps, LineOpener, LineReader, LinesLost};
 

@@ -3,7 +3,7 @@
 //! Giving an order is two or three stores and one wake-up: no lock that a slower thread could
 //! hold, no allocation, no failure.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::thread::futex;
@@ -23,6 +23,8 @@ pub(super) mod order {
     pub(crate) const RUN: u32 = 8;
     /// End the thread.
     pub(crate) const EXIT: u32 = 16;
+    /// Power is back: what is measured is over.
+    pub(crate) const MEASURED: u32 = 32;
 }
 
 /// See the module's text.
@@ -32,6 +34,8 @@ pub(super) struct Orders {
     cause: AtomicU32,
     lost_at: AtomicU64,
     deadline: AtomicU64,
+    measure: AtomicBool,
+    back_at: AtomicU64,
 }
 
 impl Orders {
@@ -50,11 +54,34 @@ impl Orders {
         self.give(order::RUN);
     }
 
+    /// The plan that is ordered next ends in the heartbeat.
+    pub(super) fn measure(&self) {
+        self.back_at.store(u64::MAX, Ordering::SeqCst);
+        self.measure.store(true, Ordering::SeqCst);
+    }
+
+    /// Ends the heartbeat: power is back since `at`.
+    pub(super) fn measured(&self, at: Mono) {
+        self.back_at.store(at.as_nanos(), Ordering::SeqCst);
+        self.give(order::MEASURED);
+    }
+
+    /// When power was back in the loss that is measured; [`Mono::NEVER`] while it is not.
+    pub(super) fn back_at(&self) -> Mono {
+        Mono::from_nanos(self.back_at.load(Ordering::SeqCst))
+    }
+
+    /// Whether the plan that was ordered last ends in the heartbeat; asked once a plan.
+    pub(super) fn take_measure(&self) -> bool {
+        self.measure.swap(false, Ordering::SeqCst)
+    }
+
     /// The plan that was ordered last.
     pub(super) fn ordered(&self) -> (Cause, Mono, Mono) {
         let cause = match self.cause.load(Ordering::SeqCst) {
             c if c == Cause::BatteryLow as u32 => Cause::BatteryLow,
             c if c == Cause::Stop as u32 => Cause::Stop,
+            c if c == Cause::Rehearsal as u32 => Cause::Rehearsal,
             _ => Cause::PowerFail,
         };
         (

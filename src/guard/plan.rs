@@ -77,8 +77,10 @@ impl Plan {
         let databases = 0..databases.min(DATABASES) as u8;
         let tail: &[Step] = match (cause, may_freeze) {
             (Cause::Stop, _) => &[Step::EndMark],
-            (Cause::PowerFail | Cause::BatteryLow, false) => &[Step::EndMark, Step::SyncFs],
-            (Cause::PowerFail | Cause::BatteryLow, true) => {
+            (Cause::PowerFail | Cause::BatteryLow | Cause::Rehearsal, false) => {
+                &[Step::EndMark, Step::SyncFs]
+            }
+            (Cause::PowerFail | Cause::BatteryLow | Cause::Rehearsal, true) => {
                 &[Step::EndMark, Step::SyncFs, Step::Freeze]
             }
         };

@@ -5,7 +5,10 @@
 //! read with `strings`. Per outage: a begin mark when the plan starts, an end mark when
 //! everything acknowledged is durable, a resumed mark after the thaw with the times that came
 //! later. A begin without an end was cut; an end after the deadline was late; an agent that
-//! never wrote "stopped" and began no outage was never told.
+//! never wrote "stopped" and began no outage was never told. A rehearsal is recorded in the same way
+//! and is no outage.
+
+mod verdict;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,9 +19,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{Mono, Wall};
 use crate::durable::{BlockFile, DurableError, Medium};
+use crate::power::{Before, Cause};
+
+use super::sealed::{seal, unseal};
+
+use verdict::{charge_before, verdict};
 
 const MAGIC: &[u8; 8] = b"HOLDUP1\n";
-const HEADER: usize = 16;
 /// Block 0 says that a session began, block 1 that it was stopped.
 const SESSION: u32 = 0;
 const STOPPED: u32 = 1;
@@ -65,6 +72,12 @@ pub struct StepReport<'a> {
     pub at_us: u64,
     /// What it took, in microseconds.
     pub took_us: u64,
+    /// What was expected of it on this card, in microseconds; told of rehearsals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_us: Option<u64>,
+    /// The tail of what it takes on this card, in microseconds; told of rehearsals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worst_us: Option<u64>,
     /// What a dropped step may have taken, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needs_us: Option<u64>,
@@ -85,6 +98,9 @@ pub(super) enum Mark<'a> {
         gateway: Cow<'a, str>,
         pid: u32,
         wall_ms: i64,
+        /// This boot began with an empty supply.
+        #[serde(default)]
+        drained: bool,
     },
     Stopped {
         session: u64,
@@ -117,7 +133,8 @@ pub(super) enum Mark<'a> {
 /// The last outage, for status and log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LastOutage {
-    /// `power_fail`, `battery_low`, `power_cut` (nothing was announced) or `agent_died`.
+    /// `power_fail`, `battery_low`, `power_cut` (nothing was announced), `agent_died`, or
+    /// `rehearsal` (the agent or the gateway was gone in the middle of one).
     pub kind: String,
     /// How it ended.
     pub ended: Ended,
@@ -141,6 +158,7 @@ pub struct OutageRecord {
     boot: String,
     /// When each outage that is kept began.
     begun: Vec<Wall>,
+    before: Before,
 }
 
 impl OutageRecord {
@@ -172,6 +190,7 @@ impl OutageRecord {
             );
         }
         let last = verdict(&marks, boot);
+        let before = charge_before(&marks, boot);
         let session = marks
             .iter()
             .filter_map(|m| match m {
@@ -194,6 +213,7 @@ impl OutageRecord {
             session,
             boot: boot.to_owned(),
             begun: marks.iter().filter_map(began).collect(),
+            before,
         };
         let mark = Mark::Session {
             session,
@@ -201,6 +221,7 @@ impl OutageRecord {
             gateway: gateway.into(),
             pid: std::process::id(),
             wall_ms: now.as_millis(),
+            drained: before == Before::Drained,
         };
         let mut block = [0; BlockFile::BLOCK];
         encode(&mark, &mut block);
@@ -216,6 +237,16 @@ impl OutageRecord {
             Duration::from_millis(u64::try_from(ms).unwrap_or(0))
         };
         self.begun.iter().map(ago).filter(move |ago| *ago < within)
+    }
+
+    /// This boot.
+    pub(super) fn boot(&self) -> &str {
+        &self.boot
+    }
+
+    /// What the sessions before this one left of the supply's charge.
+    pub fn charge_before(&self) -> Before {
+        self.before
     }
 
     /// Fills `block` with the begin mark of a new outage; answers where it goes.
@@ -342,106 +373,16 @@ fn outage_of(mark: &Mark<'_>) -> Option<u64> {
 
 fn began(mark: &Mark<'_>) -> Option<Wall> {
     match mark {
-        Mark::Begin { wall_ms, .. } => Some(Wall::from_millis(*wall_ms)),
-        Mark::Session { .. } | Mark::Stopped { .. } | Mark::End { .. } | Mark::Resumed { .. } => {
-            None
+        // A rehearsal is no outage.
+        Mark::Begin { cause, wall_ms, .. } if *cause != Cause::Rehearsal.name() => {
+            Some(Wall::from_millis(*wall_ms))
         }
+        Mark::Begin { .. }
+        | Mark::Session { .. }
+        | Mark::Stopped { .. }
+        | Mark::End { .. }
+        | Mark::Resumed { .. } => None,
     }
-}
-
-/// How the last session ended, and its last outage.
-fn verdict(marks: &[Mark<'_>], boot: &str) -> Option<LastOutage> {
-    let session = marks.iter().find_map(|m| match m {
-        Mark::Session { session, boot, .. } => Some((*session, boot.clone())),
-        Mark::Stopped { .. } | Mark::Begin { .. } | Mark::End { .. } | Mark::Resumed { .. } => None,
-    });
-    let last = last_announced(marks);
-    let Some((session, session_boot)) = session else {
-        return last.map(|(_, o)| o);
-    };
-    let stopped = marks
-        .iter()
-        .any(|m| matches!(m, Mark::Stopped { session: s, .. } if *s == session));
-    match last {
-        // The last session ended in this outage, or ended in order after it.
-        Some((of, outage)) if stopped || (of == session && !outage.resumed) => Some(outage),
-        other if stopped => other.map(|(_, o)| o),
-        // It served on, and then was gone.
-        _ => Some(LastOutage {
-            kind: if session_boot == boot {
-                "agent_died"
-            } else {
-                "power_cut"
-            }
-            .to_owned(),
-            ended: Ended::NeverAnnounced,
-            at: String::new(),
-            edge_to_quiet_ms: None,
-            edge_to_durable_ms: None,
-            steps: Vec::new(),
-            resumed: false,
-        }),
-    }
-}
-
-/// The newest outage that has a begin mark, with its session.
-fn last_announced(marks: &[Mark<'_>]) -> Option<(u64, LastOutage)> {
-    let (n, session, cause, wall_ms, deadline_ns) = marks
-        .iter()
-        .filter_map(|m| match m {
-            Mark::Begin {
-                n,
-                session,
-                cause,
-                wall_ms,
-                deadline_ns,
-                ..
-            } => Some((*n, *session, cause, *wall_ms, *deadline_ns)),
-            Mark::Session { .. }
-            | Mark::Stopped { .. }
-            | Mark::End { .. }
-            | Mark::Resumed { .. } => None,
-        })
-        .max_by_key(|(n, ..)| *n)?;
-    let mut outage = LastOutage {
-        kind: cause.clone().into_owned(),
-        ended: Ended::Cut,
-        at: Wall::from_millis(wall_ms).to_string(),
-        edge_to_quiet_ms: None,
-        edge_to_durable_ms: None,
-        steps: Vec::new(),
-        resumed: false,
-    };
-    for mark in marks.iter().filter(|m| outage_of(m) == Some(n)) {
-        match mark {
-            Mark::End {
-                at_ns,
-                quiet_us,
-                durable_us,
-                steps,
-                ..
-            } => {
-                outage.ended = if *at_ns <= deadline_ns {
-                    Ended::Clean
-                } else {
-                    Ended::Late
-                };
-                outage.edge_to_quiet_ms = quiet_us.map(millis);
-                outage.edge_to_durable_ms = durable_us.map(millis);
-                outage
-                    .steps
-                    .splice(0..0, steps.iter().map(StepReport::to_owned_report));
-            }
-            Mark::Resumed { steps, .. } => {
-                outage.resumed = true;
-                outage
-                    .steps
-                    .extend(steps.iter().map(StepReport::to_owned_report));
-            }
-            Mark::Session { .. } | Mark::Stopped { .. } | Mark::Begin { .. } => {}
-        }
-    }
-    Some((session, outage))
 }
 
 /// Microseconds as milliseconds.
@@ -484,6 +425,8 @@ impl StepReport<'_> {
             database: self.database.as_ref().map(own),
             at_us: self.at_us,
             took_us: self.took_us,
+            expected_us: self.expected_us,
+            worst_us: self.worst_us,
             needs_us: self.needs_us,
             outcome: own(&self.outcome),
             why: self.why.as_ref().map(own),
@@ -494,39 +437,17 @@ impl StepReport<'_> {
 /// Writes `mark` into `block`. One that does not fit (many databases with long names) loses its
 /// steps, not its times.
 fn encode(mark: &Mark<'_>, block: &mut Block) {
-    let write = |mark: &Mark<'_>, block: &mut Block| -> Option<usize> {
-        let mut room = &mut block[HEADER..];
-        let size = room.len();
-        serde_json::to_writer(&mut room, mark).ok()?;
-        Some(size - room.len())
-    };
-    block.fill(0);
-    let len = write(mark, block).or_else(|| {
-        block.fill(0);
+    if !seal(MAGIC, mark, block) {
         let mut short = mark.clone();
         if let Mark::End { steps, .. } | Mark::Resumed { steps, .. } = &mut short {
             steps.clear();
         }
-        write(&short, block)
-    });
-    let len = len.unwrap_or(0);
-    let crc = crc32fast::hash(&block[HEADER..HEADER + len]);
-    block[..8].copy_from_slice(MAGIC);
-    block[8..12].copy_from_slice(&(len as u32).to_le_bytes());
-    block[12..16].copy_from_slice(&crc.to_le_bytes());
+        seal(MAGIC, &short, block);
+    }
 }
 
 fn decode(block: &Block) -> Option<Mark<'static>> {
-    if &block[..8] != MAGIC {
-        return None;
-    }
-    let word =
-        |at: usize| u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
-    let payload = block.get(HEADER..HEADER + usize::try_from(word(8)).ok()?)?;
-    if crc32fast::hash(payload) != word(12) {
-        return None;
-    }
-    serde_json::from_slice(payload).ok()
+    unseal(MAGIC, block)
 }
 
 #[cfg(test)]
@@ -562,6 +483,25 @@ mod tests {
             f.write(&self.medium, at, &b).expect("write");
         }
 
+        fn rehearse(&self, r: &mut OutageRecord, f: &BlockFile) {
+            let mut b = [0; BlockFile::BLOCK];
+            let (from, to) = (Mono::from_nanos(2000), Mono::from_nanos(3000));
+            let at = r.begin(&mut b, "rehearsal", Wall::from_millis(0), from, to);
+            f.write(&self.medium, at, &b).expect("write");
+        }
+
+        fn resumed(&self, r: &OutageRecord, f: &BlockFile) {
+            let mut b = [0; BlockFile::BLOCK];
+            let at = r.resumed(&mut b, Mono::from_nanos(5000), 4, Vec::new());
+            f.write(&self.medium, at, &b).expect("write");
+        }
+
+        fn stopped(&self, r: &OutageRecord, f: &BlockFile) {
+            let mut b = [0; BlockFile::BLOCK];
+            let at = r.stopped(&mut b, Wall::from_millis(1));
+            f.write(&self.medium, at, &b).expect("write");
+        }
+
         fn end(&self, r: &OutageRecord, f: &BlockFile, at_ns: u64) {
             let mut b = [0; BlockFile::BLOCK];
             let step = StepReport {
@@ -569,6 +509,8 @@ mod tests {
                 database: Some("edge_store.db".into()),
                 at_us: 1,
                 took_us: 2,
+                expected_us: None,
+                worst_us: None,
                 needs_us: None,
                 outcome: "done".into(),
                 why: None,
@@ -633,6 +575,80 @@ mod tests {
     }
 
     #[test]
+    fn gone_in_the_middle_of_a_rehearsal_is_no_cut_and_a_finished_one_is_no_outage() {
+        let w = World::new();
+        let (mut r, f, _) = w.boot("a");
+        w.begin(&mut r, &f);
+        w.end(&r, &f, 900);
+        w.resumed(&r, &f);
+        w.rehearse(&mut r, &f);
+        let last = w.boot("b").2.expect("gone");
+        assert_eq!(
+            (last.kind.as_str(), last.ended),
+            ("rehearsal", Ended::NeverAnnounced)
+        );
+
+        let w = World::new();
+        let (mut r, f, _) = w.boot("a");
+        w.begin(&mut r, &f);
+        w.end(&r, &f, 900);
+        w.resumed(&r, &f);
+        w.rehearse(&mut r, &f);
+        w.resumed(&r, &f);
+        w.stopped(&r, &f);
+        let last = w.boot("b").2.expect("the outage");
+        assert_eq!(
+            (last.kind.as_str(), last.ended),
+            ("power_fail", Ended::Clean)
+        );
+    }
+
+    #[test]
+    fn the_supply_is_empty_after_a_loss_that_nobody_outlived_until_the_next_boot() {
+        let w = World::new();
+        let (mut r, f, _) = w.boot("a");
+        assert_eq!(r.charge_before(), Before::Full);
+        w.begin(&mut r, &f);
+        w.end(&r, &f, 900);
+        assert_eq!(
+            w.boot("a").0.charge_before(),
+            Before::LostSince(Mono::from_nanos(10)),
+            "the agent died, the gateway did not"
+        );
+
+        let w = World::new();
+        let (mut r, f, _) = w.boot("a");
+        w.begin(&mut r, &f);
+        let (r, f, _) = w.boot("b");
+        assert_eq!(r.charge_before(), Before::Drained);
+        w.stopped(&r, &f);
+        assert_eq!(
+            w.boot("b").0.charge_before(),
+            Before::Drained,
+            "a restart of the agent charges nothing"
+        );
+        assert_eq!(w.boot("c").0.charge_before(), Before::Full);
+    }
+
+    #[test]
+    fn a_loss_that_was_resumed_and_a_rehearsal_leave_the_charge_alone() {
+        let w = World::new();
+        let (mut r, f, _) = w.boot("a");
+        w.begin(&mut r, &f);
+        w.end(&r, &f, 900);
+        w.resumed(&r, &f);
+        w.rehearse(&mut r, &f);
+        assert_eq!(w.boot("b").0.charge_before(), Before::Full);
+    }
+
+    #[test]
+    fn a_record_of_an_older_version_has_sessions_without_a_charge() {
+        let old = r#"{"kind":"session","session":3,"boot":"a","gateway":"g","pid":1,"wall_ms":5}"#;
+        let mark: Mark<'_> = serde_json::from_str(old).expect("read");
+        assert!(matches!(mark, Mark::Session { drained: false, .. }));
+    }
+
+    #[test]
     fn a_stopped_session_remembers_its_last_outage() {
         let w = World::new();
         let (mut r, f, _) = w.boot("a");
@@ -670,6 +686,8 @@ mod tests {
             database: Some("x".repeat(200).into()),
             at_us: 1,
             took_us: 2,
+            expected_us: None,
+            worst_us: None,
             needs_us: None,
             outcome: "done".into(),
             why: None,

@@ -1,5 +1,7 @@
 //! The plan thread: runs the plan's steps, each of which may block, and tells how each went.
 
+mod exercise;
+
 use std::fs;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -8,11 +10,12 @@ use std::time::Duration;
 
 use heapless::Vec;
 
-use crate::clock::{Clock, Mono};
+use crate::clock::{Clock, Mono, Wall};
 use crate::durable::{BlockFile, Gate, Medium};
 use crate::power::{Budget, Cause, StepCost, StepKind};
 
 use super::databases::GuardedDatabase;
+use super::heartbeat::Heartbeat;
 use super::machine::Machine;
 use super::marker::Marker;
 use super::orders::{Orders, order};
@@ -20,6 +23,8 @@ use super::plan::{Decision, Plan, STEPS, Step};
 use super::realtime::{self, Priority};
 use super::record::{Ended, LastOutage, OutageRecord, StepReport, millis};
 use super::shared::{Shared, call};
+
+use exercise::Thaw;
 
 /// How long the thread sleeps without an order; then it looks at the databases for status.
 const IDLE: Duration = Duration::from_secs(10);
@@ -42,6 +47,8 @@ pub struct PlanOptions {
     pub databases: std::vec::Vec<Box<dyn GuardedDatabase>>,
     /// What steps cost on this card.
     pub budget: Arc<Mutex<Budget>>,
+    /// Where a measurement of the hold-up time is written.
+    pub heartbeat: Heartbeat,
 }
 
 /// The thread's handle.
@@ -66,6 +73,7 @@ impl PlanThread {
             marks,
             mut databases,
             budget,
+            heartbeat,
         } = options;
         databases.sort_by_key(|d| std::cmp::Reverse(d.priority()));
         let marker = Marker::start(marks, Arc::clone(&medium), Arc::clone(&clock))?;
@@ -81,6 +89,7 @@ impl PlanThread {
             marker,
             databases,
             budget,
+            heartbeat,
             outage: None,
         };
         let thread = std::thread::Builder::new()
@@ -111,6 +120,8 @@ struct Trace {
     step: Step,
     began: Mono,
     took: Duration,
+    /// What was known of it beforehand.
+    cost: StepCost,
     outcome: Outcome,
 }
 
@@ -127,8 +138,11 @@ enum Outcome {
 struct Outage {
     cause: Cause,
     lost_at: Mono,
+    wall: Wall,
     parked_at: Mono,
     frozen: bool,
+    /// It ends in the heartbeat.
+    measured: bool,
     /// It has a begin mark, so that its later marks have a place.
     marked: bool,
     traces: Vec<Trace, STEPS>,
@@ -149,6 +163,7 @@ struct Runner {
     marker: Marker,
     databases: std::vec::Vec<Box<dyn GuardedDatabase>>,
     budget: Arc<Mutex<Budget>>,
+    heartbeat: Heartbeat,
     outage: Option<Outage>,
 }
 
@@ -156,8 +171,12 @@ impl Runner {
     fn serve(&mut self) {
         self.calibrate();
         self.inspect();
+        let mut waiting = 0;
         loop {
-            let orders = self.orders.take(IDLE);
+            let orders = match std::mem::take(&mut waiting) {
+                0 => self.orders.take(IDLE),
+                bits => bits,
+            };
             if orders & order::RESUME != 0 {
                 self.resume();
                 self.shared.call(call::RESUMED);
@@ -176,6 +195,7 @@ impl Runner {
                 let (cause, lost_at, deadline) = self.orders.ordered();
                 self.run(cause, lost_at, deadline);
                 self.shared.call(call::PLAN_DONE);
+                waiting = self.beat();
             }
             if orders & order::EXIT != 0 {
                 return;
@@ -218,6 +238,8 @@ impl Runner {
             lost_at,
             parked_at: lost_at,
             frozen: false,
+            measured: self.orders.take_measure(),
+            wall,
             marked,
             traces: Vec::new(),
             told: 0,
@@ -231,15 +253,21 @@ impl Runner {
                 resumed: false,
             },
         };
-        let may_freeze = self.machine.freeze_refusal().is_none();
-        let mut plan = Plan::new(cause, self.databases.len(), may_freeze);
+        let no_freeze = if outage.measured {
+            Some("measuring".to_owned())
+        } else {
+            self.machine.freeze_refusal().map(str::to_owned)
+        };
+        let mut plan = Plan::new(cause, self.databases.len(), no_freeze.is_none());
         while let Some(decision) = plan.next(self.clock.mono(), deadline, |s| self.cost(s)) {
+            let (Decision::Run(step) | Decision::Drop(step, _)) = decision;
+            let cost = self.cost(step);
             let began = self.clock.mono();
-            let (step, outcome, took) = match decision {
-                Decision::Drop(step, cost) => (step, Outcome::Dropped(cost.worst), Duration::ZERO),
+            let (outcome, took) = match decision {
+                Decision::Drop(_, cost) => (Outcome::Dropped(cost.worst), Duration::ZERO),
                 Decision::Run(step) => {
                     let outcome = self.step(step, deadline, &mut outage);
-                    (step, outcome, self.clock.mono().since(began))
+                    (outcome, self.clock.mono().since(began))
                 }
             };
             if matches!(step, Step::Freeze) && matches!(outcome, Outcome::Done) {
@@ -252,12 +280,14 @@ impl Runner {
                     step,
                     began,
                     took,
+                    cost,
                     outcome,
                 })
                 .ok();
         }
-        if let (false, Some(why)) = (cause == Cause::Stop, self.machine.freeze_refusal()) {
-            let outcome = Outcome::Skipped(why.to_owned());
+        if let (false, Some(why)) = (cause == Cause::Stop, no_freeze) {
+            let outcome = Outcome::Skipped(why);
+            let cost = self.cost(Step::Freeze);
             let began = self.clock.mono();
             outage
                 .traces
@@ -265,6 +295,7 @@ impl Runner {
                     step: Step::Freeze,
                     began,
                     took: Duration::ZERO,
+                    cost,
                     outcome,
                 })
                 .ok();
@@ -281,7 +312,7 @@ impl Runner {
             .map(StepReport::to_owned_report)
             .collect();
         if cause != Cause::Stop {
-            self.shared.set_last_outage(outage.last.clone());
+            self.tell(&outage);
             self.outage = Some(outage);
         }
     }
@@ -381,11 +412,18 @@ impl Runner {
         let Some(mut outage) = self.outage.take() else {
             return;
         };
+        let mut thaw = None;
         if outage.frozen {
-            match self.machine.thaw() {
-                Ok(_) => {}
-                Err(e) => log::error!("cannot thaw the data file system: {e}"),
+            let began = self.clock.mono();
+            let failed = self.machine.thaw().err().map(|e| e.to_string());
+            if let Some(e) = &failed {
+                log::error!("cannot thaw the data file system: {e}");
             }
+            thaw = Some(Thaw {
+                began,
+                took: self.clock.mono().since(began),
+                failed,
+            });
         }
         self.databases.iter_mut().for_each(|d| d.release());
         let now = self.clock.mono();
@@ -400,7 +438,8 @@ impl Runner {
             }
         }
         outage.last.resumed = true;
-        self.shared.set_last_outage(outage.last);
+        self.note_thaw(&mut outage, thaw);
+        self.tell(&outage);
     }
 
     fn cost(&self, step: Step) -> StepCost {
@@ -425,6 +464,8 @@ impl Runner {
     }
 
     fn reports(&self, outage: &Outage, from: usize) -> std::vec::Vec<StepReport<'_>> {
+        // A mark is one block: a real outage's has no room for what nobody asked about.
+        let told_of_costs = outage.cause == Cause::Rehearsal;
         let report = |t: &Trace| StepReport {
             step: t.step.name().into(),
             database: t
@@ -434,6 +475,8 @@ impl Runner {
                 .map(|d| d.name().into()),
             at_us: us(t.began, outage.lost_at),
             took_us: micros(t.took),
+            expected_us: told_of_costs.then(|| micros(t.cost.expected)),
+            worst_us: told_of_costs.then(|| micros(t.cost.worst)),
             needs_us: match t.outcome {
                 Outcome::Dropped(needs) => Some(micros(needs)),
                 Outcome::Done | Outcome::Skipped(_) | Outcome::Failed(_) => None,

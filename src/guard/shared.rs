@@ -11,9 +11,10 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::clock::Mono;
 use crate::config::PowerSettings;
-use crate::power::{LineHealth, Notice, State};
+use crate::power::{LineHealth, Measuring, Notice, State};
 
 use super::databases::DatabaseView;
+use super::heartbeat::Measured;
 use super::record::LastOutage;
 
 /// Calls to the guard thread, as bits.
@@ -22,6 +23,9 @@ pub(super) mod call {
     pub(crate) const RESUMED: u32 = 2;
     pub(crate) const STOP: u32 = 4;
     pub(crate) const SETTINGS: u32 = 8;
+    pub(crate) const REHEARSE: u32 = 16;
+    pub(crate) const ARM: u32 = 32;
+    pub(crate) const DISARM: u32 = 64;
 }
 
 /// The guard's state, as of its last turn.
@@ -39,8 +43,78 @@ pub struct Published {
     pub battery_low: bool,
     /// Hold-up time left if power failed now.
     pub holdup_left: Duration,
+    /// Whether the hold-up time is being measured.
+    pub measuring: Measuring,
     /// Settings in force.
     pub settings: PowerSettings,
+}
+
+/// What became of the operator's last [`Request`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing yet.
+    Waiting,
+    /// The supply is not good.
+    Refused,
+    /// The rehearsal runs.
+    Rehearsing,
+    /// The rehearsal is over, its report is there.
+    Rehearsed,
+    /// The same, and power was really lost meanwhile.
+    Overtaken,
+    /// The next loss will be measured.
+    Armed,
+    /// The next loss will not be measured.
+    Disarmed,
+}
+
+impl Answer {
+    const ALL: [Self; 7] = [
+        Self::Waiting,
+        Self::Refused,
+        Self::Rehearsing,
+        Self::Rehearsed,
+        Self::Overtaken,
+        Self::Armed,
+        Self::Disarmed,
+    ];
+
+    pub(super) const fn of(notice: Notice) -> Option<Self> {
+        match notice {
+            Notice::Refused => Some(Self::Refused),
+            Notice::Rehearsing => Some(Self::Rehearsing),
+            Notice::Rehearsed => Some(Self::Rehearsed),
+            Notice::RehearsalOvertaken => Some(Self::Overtaken),
+            Notice::MeasureArmed => Some(Self::Armed),
+            Notice::MeasureDisarmed => Some(Self::Disarmed),
+            Notice::Flicker { .. }
+            | Notice::Failing
+            | Notice::OnBattery
+            | Notice::OffBattery
+            | Notice::Brownout
+            | Notice::BrownoutEnded
+            | Notice::Parked
+            | Notice::Resumed
+            | Notice::LineStuck
+            | Notice::LineUnstuck
+            | Notice::LinesMissing
+            | Notice::LinesFound
+            | Notice::StayingParked
+            | Notice::GoingOff
+            | Notice::MeasureTimedOut => None,
+        }
+    }
+}
+
+/// What an operator may ask of the guard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// A rehearsal of the plan.
+    Rehearse,
+    /// Measure the next loss.
+    Arm,
+    /// Do not.
+    Disarm,
 }
 
 /// See the module's text.
@@ -56,6 +130,9 @@ pub struct Shared {
     realtime: AtomicU32,
     published: Mutex<Published>,
     last_outage: Mutex<Option<LastOutage>>,
+    last_rehearsal: Mutex<Option<LastOutage>>,
+    measured: Mutex<Option<Measured>>,
+    answer: AtomicU32,
     databases: Mutex<Vec<DatabaseView>>,
 }
 
@@ -78,9 +155,13 @@ impl Shared {
                 gauge_percent: None,
                 battery_low: false,
                 holdup_left: settings.holdup.unwrap_or_default(),
+                measuring: Measuring::Off,
                 settings,
             }),
             last_outage: Mutex::new(last),
+            last_rehearsal: Mutex::new(None),
+            measured: Mutex::new(None),
+            answer: AtomicU32::new(0),
             databases: Mutex::new(Vec::new()),
         })
     }
@@ -104,6 +185,32 @@ impl Shared {
     /// The last outage, of this session or of the one before.
     pub fn last_outage(&self) -> Option<LastOutage> {
         lock(&self.last_outage).clone()
+    }
+
+    /// The last rehearsal of this session.
+    pub fn last_rehearsal(&self) -> Option<LastOutage> {
+        lock(&self.last_rehearsal).clone()
+    }
+
+    /// Asks the guard for something; [`Self::answered`] tells what became of it. One at a time.
+    pub fn request(&self, request: Request) {
+        self.answer(Answer::Waiting);
+        self.call(match request {
+            Request::Rehearse => call::REHEARSE,
+            Request::Arm => call::ARM,
+            Request::Disarm => call::DISARM,
+        });
+    }
+
+    /// What became of the last request.
+    pub fn answered(&self) -> Answer {
+        let at = self.answer.load(Ordering::SeqCst) as usize;
+        Answer::ALL.get(at).copied().unwrap_or(Answer::Waiting)
+    }
+
+    /// A measurement that power ended by coming back, once.
+    pub fn take_measured(&self) -> Option<Measured> {
+        lock(&self.measured).take()
     }
 
     /// The databases as they were after the last step that looked at them.
@@ -184,6 +291,18 @@ impl Shared {
 
     pub(super) fn set_last_outage(&self, outage: LastOutage) {
         *lock(&self.last_outage) = Some(outage);
+    }
+
+    pub(super) fn set_last_rehearsal(&self, rehearsal: LastOutage) {
+        *lock(&self.last_rehearsal) = Some(rehearsal);
+    }
+
+    pub(super) fn set_measured(&self, measured: Measured) {
+        *lock(&self.measured) = Some(measured);
+    }
+
+    pub(super) fn answer(&self, answer: Answer) {
+        self.answer.store(answer as u32, Ordering::SeqCst);
     }
 
     pub(super) fn set_databases(&self, views: Vec<DatabaseView>) {

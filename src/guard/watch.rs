@@ -13,13 +13,15 @@ use std::time::Duration;
 use crate::clock::{Clock, Mono};
 use crate::config::{OnParkMax, PowerSettings};
 use crate::durable::{Closer, Gate};
-use crate::power::{Action, Event, GaugeSeen, Levels, Line, Notice, REPEAT_WINDOW, State, Supply};
+use crate::power::{
+    Action, Before, Event, GaugeSeen, Levels, Line, Notice, REPEAT_WINDOW, State, Supply,
+};
 
 use super::machine::Machine;
 use super::orders::{Orders, order};
 use super::realtime::{self, Priority};
 use super::runner::{PlanOptions, PlanThread};
-use super::shared::{NoticeSender, Notices, Published, Shared, call};
+use super::shared::{Answer, NoticeSender, Notices, Published, Shared, call};
 
 /// Levels are read at least this often: an edge may have been dropped.
 const TICK: Duration = Duration::from_secs(1);
@@ -68,6 +70,8 @@ pub struct GuardOptions {
     pub settings: PowerSettings,
     /// Raising `safe_to_cut` makes the supply cut and come back.
     pub can_cut: bool,
+    /// What earlier sessions left of the supply's charge.
+    pub before: Before,
     /// The gate.
     pub gate: Arc<Gate>,
     /// The clock that stamps edges.
@@ -99,8 +103,8 @@ impl Guard {
         let (sender, notices) = Notices::channel()?;
         let orders = Arc::new(Orders::default());
         options.gate.close(Closer::Power);
-        let mut supply = Supply::new(options.settings, options.can_cut);
         let (now, wall) = (options.clock.mono(), options.clock.wall());
+        let mut supply = Supply::new(options.settings, options.can_cut).after(options.before, now);
         let mut earlier = 0;
         for ago in options.plan.record.recent(wall, REPEAT_WINDOW) {
             supply.remember(now - ago);
@@ -264,6 +268,9 @@ impl Watch {
         for (bit, event) in [
             (call::PLAN_DONE, Event::PlanDone),
             (call::RESUMED, Event::Resumed),
+            (call::REHEARSE, Event::Rehearse),
+            (call::ARM, Event::Measure(true)),
+            (call::DISARM, Event::Measure(false)),
             (call::STOP, Event::Stop),
         ] {
             if calls & bit != 0 {
@@ -291,12 +298,17 @@ impl Watch {
                 } => {
                     self.orders.run(cause, lost_at, deadline);
                 }
+                Action::Measure => self.orders.measure(),
+                Action::Measured(at) => self.orders.measured(at),
                 Action::Resume => self.orders.give(order::RESUME),
                 Action::Off(how) => self.off(how, now, lines.as_deref_mut()),
                 Action::Exit => self.ended = true,
                 Action::Notice(notice) => {
                     if notice == Notice::Resumed {
                         self.lamps.set_safe_to_cut(false);
+                    }
+                    if let Some(answer) = Answer::of(notice) {
+                        self.shared.answer(answer);
                     }
                     self.notices.send(now, notice);
                 }
@@ -339,6 +351,7 @@ impl Watch {
                 gauge_percent: self.supply.gauge_percent(),
                 battery_low: self.supply.battery_is_low(),
                 holdup_left: self.supply.holdup_left(now),
+                measuring: self.supply.measuring(),
                 settings: self.settings,
             },
         );

@@ -91,7 +91,15 @@ impl Announcer {
             | Notice::LinesMissing
             | Notice::LinesFound
             | Notice::StayingParked
-            | Notice::GoingOff => Words::new(),
+            | Notice::GoingOff
+            // A rehearsal is no loss of power.
+            | Notice::Refused
+            | Notice::Rehearsing
+            | Notice::Rehearsed
+            | Notice::RehearsalOvertaken
+            | Notice::MeasureArmed
+            | Notice::MeasureDisarmed
+            | Notice::MeasureTimedOut => Words::new(),
         }
     }
 
@@ -110,6 +118,7 @@ impl Announcer {
             State::Starting
             | State::Suspect { .. }
             | State::Resuming { .. }
+            | State::Rehearsing { .. }
             | State::Stopping
             | State::Off => Words::new(),
         }

@@ -2,10 +2,27 @@
 //!
 //! A capacitor that carried the gateway through one loss is not full at the next. Lost time is
 //! drawn from the hold-up time and comes back linearly over `recharge` of good power.
+//!
+//! A loss that ended in darkness leaves an empty supply: the next boot begins when the mains come
+//! back, and what was drawn comes back from then on. The wall clock proves nothing here: however
+//! long ago the loss was, the mains may have been off until this boot. A gauge that says charged
+//! does.
 
 use std::time::Duration;
 
 use crate::clock::Mono;
+
+/// What the sessions before this one left of the charge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Before {
+    /// A full supply, as far as anybody knows.
+    #[default]
+    Full,
+    /// This boot followed a loss that the gateway did not outlive: empty when it began.
+    Drained,
+    /// The agent was gone in the middle of a loss and the gateway was not: lost since then.
+    LostSince(Mono),
+}
 
 /// See the module's text.
 #[derive(Debug, Clone)]
@@ -34,6 +51,24 @@ impl Charge {
         self.full = full;
         self.recharge = recharge;
         self.drawn = self.drawn.min(full);
+    }
+
+    /// What was drawn before `now`, when nothing was noted yet.
+    pub(super) fn carry(&mut self, before: Before, now: Mono) {
+        (self.drawn, self.at) = match before {
+            Before::Full => return,
+            // CLOCK_MONOTONIC begins with the boot.
+            Before::Drained => (self.full, Some(Mono::default())),
+            Before::LostSince(lost_at) => (now.since(lost_at).min(self.full), Some(now)),
+        };
+    }
+
+    /// Something that knows says that it is full.
+    pub(super) fn refill(&mut self, now: Mono) {
+        if !self.lost {
+            self.drawn = Duration::ZERO;
+            self.at = Some(self.at.map_or(now, |t| t.max(now)));
+        }
     }
 
     /// From `at` on power is lost, or back.
@@ -80,6 +115,46 @@ mod tests {
             Duration::from_millis(1500)
         );
         assert_eq!(c.left(t + Duration::from_secs(600)), Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_boot_after_a_loss_that_nobody_outlived_begins_empty_and_recharges_from_the_boot() {
+        let boot = Mono::default();
+        let mut c = Charge::new(Duration::from_secs(2), Duration::from_secs(60));
+        c.carry(Before::Drained, boot + Duration::from_secs(6));
+        c.note(false, boot + Duration::from_secs(6));
+        assert_eq!(
+            c.left(boot + Duration::from_secs(6)),
+            Duration::from_millis(200)
+        );
+        assert_eq!(
+            c.left(boot + Duration::from_secs(30)),
+            Duration::from_secs(1)
+        );
+        assert_eq!(
+            c.left(boot + Duration::from_secs(60)),
+            Duration::from_secs(2)
+        );
+        c.carry(Before::Drained, boot);
+        c.refill(boot + Duration::from_secs(1));
+        assert_eq!(
+            c.left(boot + Duration::from_secs(1)),
+            Duration::from_secs(2),
+            "the gauge says charged"
+        );
+    }
+
+    #[test]
+    fn an_agent_that_starts_again_in_the_middle_of_a_loss_has_what_is_left_of_it() {
+        let t = Mono::from_nanos(5_000_000_000);
+        let mut c = Charge::new(Duration::from_secs(2), Duration::from_secs(60));
+        let now = t + Duration::from_millis(1500);
+        c.carry(Before::LostSince(t), now);
+        c.note(true, now);
+        assert_eq!(
+            c.left(now + Duration::from_millis(100)),
+            Duration::from_millis(400)
+        );
     }
 
     #[test]

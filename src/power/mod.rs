@@ -8,12 +8,15 @@ mod announce;
 mod budget;
 mod charge;
 mod glitch;
+mod holdup;
 mod readiness;
 mod supply;
 mod tail;
 
 pub use announce::{Announcer, Word, Words};
 pub use budget::{Budget, StepCost, StepKind};
+pub use charge::Before;
+pub use holdup::{Measurement, proposal, worn};
 pub use readiness::{Assessment, Readiness, Reason, Situation, assess};
 pub use supply::{REPEAT_WINDOW, Supply};
 pub use tail::Tail;
@@ -69,6 +72,10 @@ pub enum Event {
     Stop,
     /// New settings.
     Settings(PowerSettings),
+    /// An operator asks for a rehearsal of the plan.
+    Rehearse,
+    /// An operator arms the next loss for measuring the hold-up time, or disarms it.
+    Measure(bool),
 }
 
 /// One reading of the battery gauge. Looked at twice it is still one: `read_at` tells.
@@ -102,6 +109,10 @@ pub enum Action {
         /// When the hold-up time ends.
         deadline: Mono,
     },
+    /// The plan that is ordered next does not freeze and ends in the heartbeat.
+    Measure,
+    /// Power is back since then: the measurement is over.
+    Measured(Mono),
     /// Thaw, close the record, answer with [`Event::Resumed`].
     Resume,
     /// Read the line a last time; still lost: raise `safe_to_cut` and power off or halt.
@@ -121,6 +132,8 @@ pub enum Cause {
     BatteryLow,
     /// The agent was asked to end.
     Stop,
+    /// An operator asked for a rehearsal; power is good.
+    Rehearsal,
 }
 
 impl Cause {
@@ -130,6 +143,7 @@ impl Cause {
             Self::PowerFail => "power_fail",
             Self::BatteryLow => "battery_low",
             Self::Stop => "stop",
+            Self::Rehearsal => "rehearsal",
         }
     }
 }
@@ -168,6 +182,56 @@ pub enum Notice {
     StayingParked,
     /// Power stayed lost past `park_max`; the machine goes off.
     GoingOff,
+    /// A rehearsal or a measurement was asked for while the supply is not good.
+    Refused,
+    /// A rehearsal begins; service stops.
+    Rehearsing,
+    /// The rehearsal is over; service goes on.
+    Rehearsed,
+    /// Power was lost in the middle of the rehearsal: an outage follows.
+    RehearsalOvertaken,
+    /// The next loss will be measured.
+    MeasureArmed,
+    /// The next loss will not be measured.
+    MeasureDisarmed,
+    /// Nobody pulled the plug in time; the next loss will not be measured.
+    MeasureTimedOut,
+}
+
+/// How far a rehearsal is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rehearsal {
+    /// The plan runs.
+    Plan,
+    /// Everything is durable, nothing is written.
+    Parked {
+        /// When it is thawed at the latest.
+        until: Mono,
+    },
+    /// Thawing.
+    Resuming,
+}
+
+/// Whether the hold-up time is being measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measuring {
+    /// No.
+    Off,
+    /// The next loss will be.
+    Armed,
+    /// This loss is.
+    Running,
+}
+
+impl Measuring {
+    /// As status spells it.
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Off => None,
+            Self::Armed => Some("armed"),
+            Self::Running => Some("running"),
+        }
+    }
 }
 
 /// The state, with its data.
@@ -208,6 +272,13 @@ pub enum State {
         /// The first lost edge.
         since: Mono,
     },
+    /// The plan is rehearsed; power is good.
+    Rehearsing {
+        /// When power would have been lost.
+        since: Mono,
+        /// How far it is.
+        step: Rehearsal,
+    },
     /// The plan runs because the agent ends.
     Stopping,
     /// The machine goes off, or the process ends.
@@ -226,6 +297,7 @@ impl State {
             Self::Failing { .. } => "Failing",
             Self::Parked { .. } => "Parked",
             Self::Resuming { .. } => "Resuming",
+            Self::Rehearsing { .. } => "Rehearsing",
             Self::Stopping => "Stopping",
             Self::Off => "Off",
         }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use heapless::Vec;
 
+use crate::clock::Wall;
+
 use super::{Budget, LineHealth, StepKind};
 
 /// The answer.
@@ -63,6 +65,15 @@ pub enum Reason {
         /// Hold-up time left.
         left: Duration,
     },
+    /// The newest measurement of this supply is shorter than `power.holdup_ms`.
+    MeasuredShorter {
+        /// What the supply gave.
+        measured: Duration,
+        /// What is configured.
+        configured: Duration,
+        /// When it was measured.
+        on: Wall,
+    },
     /// Other processes write a guarded database and cannot be stilled.
     OtherWriters,
     /// A guarded database cannot be guarded as it is.
@@ -87,6 +98,7 @@ impl Reason {
             Self::StepTooSlow { .. } => "step_too_slow",
             Self::PlanTooSlow { .. } => "plan_too_slow",
             Self::NotRecharged { .. } => "not_recharged",
+            Self::MeasuredShorter { .. } => "measured_shorter",
             Self::OtherWriters => "other_writers",
             Self::GuardedUnusable => "guarded_unusable",
             Self::StoreFailed => "store_failed",
@@ -104,6 +116,7 @@ impl Reason {
             | Self::StepTooSlow { .. }
             | Self::PlanTooSlow { .. }
             | Self::NotRecharged { .. }
+            | Self::MeasuredShorter { .. }
             | Self::OtherWriters
             | Self::GuardedUnusable
             | Self::StoreFailed
@@ -155,6 +168,18 @@ impl fmt::Display for Reason {
                 f,
                 "the supply has {} ms left after the last outage and is recharging",
                 left.as_millis()
+            ),
+            Self::MeasuredShorter {
+                measured,
+                configured,
+                on,
+            } => write!(
+                f,
+                "the supply gave {} ms when it was measured on {on}, less than power.holdup_ms = \
+                 {}: replace its capacitor or battery, or lower power.holdup_ms to {}",
+                measured.as_millis(),
+                configured.as_millis(),
+                super::proposal(*measured).map_or(0, |p| p.as_millis())
             ),
             Self::OtherWriters => {
                 f.write_str("a [[database]] has writers that cannot be stilled: `holdup status` says which and why")

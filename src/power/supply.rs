@@ -2,7 +2,10 @@
 //!
 //! `Starting -> Good <-> Brownout`, `Good|Brownout -> Suspect -> (OnBattery ->) Failing ->
 //! Parked -> Resuming -> Good`, or `Parked -> Off`. Any event may come in any state; one that
-//! means nothing there changes nothing.
+//! means nothing there changes nothing. What an operator asks of a good supply is in
+//! [`exercise`]: `Good -> Rehearsing -> Good`, and the measurement of the next loss.
+
+mod exercise;
 
 use std::time::Duration;
 
@@ -11,9 +14,11 @@ use heapless::Deque;
 use crate::clock::Mono;
 use crate::config::{OnParkMax, PowerSettings, Source};
 
-use super::charge::Charge;
+use super::charge::{Before, Charge};
 use super::glitch::GlitchFilter;
-use super::{Action, Cause, Event, GaugeSeen, Levels, Line, LineHealth, Notice, State};
+use super::{Action, Cause, Event, GaugeSeen, Levels, Line, LineHealth, Notice, Rehearsal, State};
+
+use exercise::Measure;
 
 /// Hold-up time that is assumed until it was measured.
 const UNMEASURED: Duration = Duration::from_millis(500);
@@ -54,6 +59,7 @@ pub struct Supply {
     settled: bool,
     park_max_handled: bool,
     stop_asked: bool,
+    measure: Measure,
     actions: Deque<Action, 32>,
 }
 
@@ -79,6 +85,7 @@ impl Supply {
             settled: false,
             park_max_handled: false,
             stop_asked: false,
+            measure: Measure::default(),
             actions: Deque::new(),
         }
     }
@@ -89,6 +96,13 @@ impl Supply {
             self.outages.pop_front();
         }
         self.outages.push_back(began).ok();
+    }
+
+    /// The same after what the sessions before this one left; `now` is this one's start.
+    #[must_use]
+    pub fn after(mut self, before: Before, now: Mono) -> Self {
+        self.charge.carry(before, now);
+        self
     }
 
     /// The state.
@@ -147,16 +161,22 @@ impl Supply {
                     .min(),
             },
             State::Starting => self.good_since.map(|t| t + self.settle_needed(now)),
+            State::Rehearsing {
+                step: Rehearsal::Parked { until },
+                ..
+            } => Some(until),
             State::Good
             | State::Brownout
             | State::Failing { .. }
             | State::Resuming { .. }
+            | State::Rehearsing { .. }
             | State::Stopping
             | State::Off => None,
         };
         by_state
             .into_iter()
             .chain(self.steady_since.map(|t| t + restore))
+            .chain(self.measure_timeout())
             .min()
     }
 
@@ -183,10 +203,17 @@ impl Supply {
                     self.serve();
                 }
             }
-            Event::Gauge(seen) => self.gauge(seen),
+            Event::Gauge(seen) => {
+                self.gauge(seen);
+                if seen.is_some_and(|g| g.percent >= CHARGED_PERCENT) {
+                    self.charge.refill(now);
+                }
+            }
             Event::PlanDone => self.plan_done(now),
             Event::Resumed => self.resumed(now),
             Event::Stop => self.stop(now),
+            Event::Rehearse => self.rehearse(now),
+            Event::Measure(arm) => self.arm(arm, now),
             Event::Settings(settings) => {
                 self.settings = settings;
                 self.glitch.set_glitch(settings.glitch);
@@ -216,6 +243,7 @@ impl Supply {
             self.lost_since = None;
             if self.good_since.is_none() {
                 self.good_since = Some(at);
+                self.measured(at);
                 self.charge.note(false, at);
             }
             self.glitch.back(at);
@@ -289,11 +317,13 @@ impl Supply {
             }
             self.push(Action::Notice(Notice::BrownoutEnded));
         }
+        self.time_measure_out(now);
         match self.state {
             State::Starting => self.starting(now),
             State::Suspect { since } => self.suspect(since, now),
             State::OnBattery { since } => self.on_battery(since, now),
             State::Parked { since, parked_at } => self.parked(since, parked_at, now),
+            State::Rehearsing { since, step } => self.rehearsing(since, step, now),
             State::Good
             | State::Brownout
             | State::Failing { .. }
@@ -352,7 +382,7 @@ impl Supply {
 
     /// The commit point: from here on the plan runs to its end.
     fn fail(&mut self, since: Mono, now: Mono) {
-        let full = self.settings.holdup.unwrap_or(UNMEASURED);
+        let full = self.holdup_or_assumed();
         let (cause, deadline) = match self.settings.source {
             Source::Capacitor => (
                 Cause::PowerFail,
@@ -363,6 +393,7 @@ impl Supply {
         self.remember(now);
         self.state = State::Failing { since, deadline };
         self.push(Action::CloseGate);
+        self.begin_measuring(now);
         self.push(Action::RunPlan {
             cause,
             lost_at: since,
@@ -384,6 +415,7 @@ impl Supply {
                 self.state = State::Off;
                 self.push(Action::Exit);
             }
+            State::Rehearsing { since, .. } => self.rehearsal_parked(since, now),
             State::Starting
             | State::Good
             | State::Brownout
@@ -425,16 +457,28 @@ impl Supply {
     }
 
     fn resume(&mut self, since: Mono) {
+        self.measure.end();
         self.state = State::Resuming { since };
         self.push(Action::Resume);
     }
 
     fn resumed(&mut self, now: Mono) {
-        let State::Resuming { .. } = self.state else {
+        if !matches!(
+            self.state,
+            State::Resuming { .. }
+                | State::Rehearsing {
+                    step: Rehearsal::Resuming,
+                    ..
+                }
+        ) {
             return;
-        };
+        }
         if self.stop_asked {
             self.run_stop_plan(now);
+            return;
+        }
+        if let State::Rehearsing { .. } = self.state {
+            self.rehearsed(now);
             return;
         }
         if let (Some(lost), LineHealth::Good) = (self.lost_since, self.health) {
@@ -467,6 +511,7 @@ impl Supply {
             State::Failing { .. }
             | State::Parked { .. }
             | State::Resuming { .. }
+            | State::Rehearsing { .. }
             | State::Stopping
             | State::Off => {}
         }
@@ -502,14 +547,15 @@ impl Supply {
         if self.settings.source == Source::Battery && self.health != LineHealth::Missing {
             return None;
         }
-        let full = self.settings.holdup.unwrap_or(UNMEASURED);
+        let full = self.holdup_or_assumed();
         self.lost_since
             .map(|t| t + (full * STUCK_FACTOR).max(STUCK_MIN))
+            .map(|t| self.measure.not_before(t))
     }
 
     fn park_end(&self, parked_at: Mono) -> Option<Mono> {
         let from = self.lost_since.map_or(parked_at, |t| t.max(parked_at));
-        (!self.park_max_handled).then(|| from + self.settings.park_max)
+        (!self.park_max_handled).then(|| self.measure.not_before(from + self.settings.park_max))
     }
 
     fn restore_needed(&self, now: Mono) -> Duration {

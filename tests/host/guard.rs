@@ -10,10 +10,11 @@ use holdup::clock::{Clock, Mono, SystemClock};
 use holdup::config::{FreezePolicy, OnParkMax, PowerSettings, Source};
 use holdup::durable::{Gate, Medium};
 use holdup::guard::{
-    DatabaseView, Ended, Guard, GuardOptions, GuardedDatabase, Lamps, LineOpener, LineReader,
-    LinesLost, Machine, OutageRecord, PlanOptions, Shared, read_last,
+    Answer, DatabaseView, Ended, Guard, GuardOptions, GuardedDatabase, Heartbeat, Lamps,
+    LineOpener, LineReader, LinesLost, Machine, OutageRecord, PlanOptions, Request, Shared,
+    read_last,
 };
-use holdup::power::{Budget, GaugeSeen, Levels, Line, State};
+use holdup::power::{Budget, GaugeSeen, Levels, Line, Measuring, State};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll as poll_fds};
 
 use crate::allocations;
@@ -230,6 +231,8 @@ impl World {
             clock.wall(),
         )
         .expect("record");
+        let (heartbeat, _) =
+            Heartbeat::open(&medium, &home.path().join("beat"), "boot-a").expect("heartbeat");
         let database = |name, priority, fails| -> Box<dyn GuardedDatabase> {
             Box::new(FakeDatabase {
                 name,
@@ -243,6 +246,7 @@ impl World {
         let (guard, _notices) = Guard::start(GuardOptions {
             settings,
             can_cut: false,
+            before: record.charge_before(),
             gate: Arc::clone(&gate),
             clock,
             machine: Arc::new(FakeMachine(Arc::clone(&journal))),
@@ -255,6 +259,7 @@ impl World {
                 marks,
                 databases: vec![database("low", 1, fails), database("high", 9, false)],
                 budget: Arc::new(Mutex::new(Budget::default())),
+                heartbeat,
             },
             ended: Box::new(|| ()),
         })
@@ -389,4 +394,157 @@ fn what_is_not_durable_gets_no_end_mark() {
     assert_eq!(last.ended, Ended::Cut);
     assert_eq!(last.edge_to_durable_ms, None);
     assert_eq!(w.ended(), Ended::Cut);
+}
+
+#[test]
+fn a_rehearsal_runs_the_whole_plan_freezes_thaws_and_is_no_outage() {
+    let w = World::new(false);
+    w.shared.request(Request::Rehearse);
+    poll("its end", || {
+        (w.shared.answered() == Answer::Rehearsed).then_some(())
+    });
+    assert_eq!(
+        w.journal(),
+        [
+            "commit high",
+            "commit low",
+            "checkpoint high",
+            "checkpoint low",
+            "freeze",
+            "thaw",
+            "release high",
+            "release low"
+        ]
+    );
+    let report = w.shared.last_rehearsal().expect("a report");
+    assert_eq!(
+        (report.kind.as_str(), report.ended, report.resumed),
+        ("rehearsal", Ended::Clean, true)
+    );
+    let steps: Vec<_> = report.steps.iter().map(|s| &*s.step).collect();
+    assert_eq!(
+        steps,
+        [
+            "commit",
+            "commit",
+            "quiet",
+            "checkpoint",
+            "checkpoint",
+            "end_mark",
+            "syncfs",
+            "freeze",
+            "thaw"
+        ]
+    );
+    assert!(
+        report.steps[..8]
+            .iter()
+            .all(|s| s.outcome == "done" && s.worst_us.is_some()),
+        "{report:?}"
+    );
+    assert!(!w.gate.is_closed());
+    assert_eq!(w.shared.last_outage(), None);
+    let record = w.home.path().join("outage.rec");
+    let last = read_last(&record, "boot-b").expect("read").expect("gone");
+    assert_eq!(
+        last.kind, "power_cut",
+        "a finished rehearsal leaves no trace"
+    );
+}
+
+#[test]
+fn power_lost_in_a_rehearsal_thaws_and_runs_the_real_plan_before_the_gate_opens() {
+    let w = World::new(false);
+    // Holds the rehearsal in its plan until power is lost.
+    let pass = w.gate.try_enter().expect("open");
+    w.shared.request(Request::Rehearse);
+    poll("the rehearsal's commits", || {
+        (w.journal().len() == 2).then_some(())
+    });
+    w.lines.set(true);
+    drop(pass);
+    w.wait_for("Parked");
+    assert_eq!(w.shared.answered(), Answer::Overtaken);
+    let real = w.shared.last_outage().expect("an outage");
+    assert_eq!(
+        (real.kind.as_str(), real.ended),
+        ("power_fail", Ended::Clean)
+    );
+    assert_eq!(
+        w.journal()[4..],
+        [
+            "freeze",
+            "thaw",
+            "release high",
+            "release low",
+            "commit high",
+            "commit low",
+            "checkpoint high",
+            "checkpoint low",
+            "freeze"
+        ]
+    );
+    assert!(w.gate.is_closed());
+}
+
+#[test]
+fn the_guard_thread_allocates_nothing_in_a_rehearsal() {
+    let w = World::new(false);
+    let turn = w.shared.beat();
+    poll("one more turn", || (w.shared.beat() > turn).then_some(()));
+    let before = w.lines.at_last.load(Ordering::SeqCst);
+    w.shared.request(Request::Rehearse);
+    poll("its end", || {
+        (w.shared.answered() == Answer::Rehearsed).then_some(())
+    });
+    let turn = w.shared.beat();
+    poll("one more turn", || (w.shared.beat() > turn).then_some(()));
+    assert_eq!(w.lines.at_last.load(Ordering::SeqCst) - before, 0);
+}
+
+#[test]
+fn a_measured_loss_is_not_frozen_and_power_back_ends_its_heartbeat_before_service_resumes() {
+    let w = World::new(false);
+    w.shared.request(Request::Arm);
+    poll("the answer", || {
+        (w.shared.answered() == Answer::Armed).then_some(())
+    });
+    w.lines.set(true);
+    w.wait_for("Parked");
+    assert!(
+        !w.journal().contains(&"freeze".to_owned()),
+        "{:?}",
+        w.journal()
+    );
+    let last = w.shared.last_outage().expect("outage");
+    let freeze = last.steps.iter().find(|s| s.step == "freeze");
+    assert_eq!(
+        freeze.and_then(|s| s.why.as_deref()),
+        Some("measuring"),
+        "{last:?}"
+    );
+    assert_eq!(last.ended, Ended::Clean);
+    let medium = Medium::open(w.home.path()).expect("medium");
+    let beat = w.home.path().join("beat");
+    let stamps = || Heartbeat::open(&medium, &beat, "boot-b").expect("open").1;
+    poll("stamps", || stamps().filter(|m| m.stamps > 5));
+    assert!(
+        !stamps().expect("stamps").at_least,
+        "as a cut would leave it"
+    );
+    assert_eq!(w.shared.published().measuring, Measuring::Running);
+    w.lines.set(false);
+    w.wait_for("Good");
+    let measured = w.shared.take_measured().expect("measured");
+    assert!(measured.at_least);
+    assert_eq!(measured.stamps, stamps().expect("stamps").stamps);
+    assert_eq!(w.shared.published().measuring, Measuring::Off);
+    // And the next loss is an ordinary one.
+    w.lines.set(true);
+    w.wait_for("Parked");
+    assert!(
+        w.journal().contains(&"freeze".to_owned()),
+        "{:?}",
+        w.journal()
+    );
 }

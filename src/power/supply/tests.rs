@@ -1,6 +1,8 @@
 //! The supply against tables of events; time is an argument, so nothing waits.
 
 use super::*;
+
+mod exercise;
 use crate::config::FreezePolicy;
 
 const T0: Mono = Mono::from_nanos(1_000_000_000_000);
@@ -590,6 +592,8 @@ fn any_order_of_events_keeps_the_gate_closed_from_the_plan_to_the_thaw() {
         1 => Just(Event::LinesMissing),
         3 => Just(Event::PlanDone),
         3 => Just(Event::Resumed),
+        1 => Just(Event::Rehearse),
+        1 => any::<bool>().prop_map(Event::Measure),
     ];
     let source = prop_oneof![Just(Source::Capacitor), Just(Source::Battery)];
     let steps = prop::collection::vec((event, 0u64..2000), 1..200);
@@ -619,6 +623,8 @@ fn any_order_of_events_keeps_the_gate_closed_from_the_plan_to_the_thaw() {
                     | Action::Shed(_)
                     | Action::EarlyCheckpoint
                     | Action::Off(_)
+                    | Action::Measure
+                    | Action::Measured(_)
                     | Action::Exit
                     | Action::Notice(_) => {}
                 }

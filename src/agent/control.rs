@@ -1,0 +1,256 @@
+//! The control socket: what an operator may ask of a running agent.
+//!
+//! One JSON line in, JSON lines out, for the agent's user and root alone: unlike status, what is
+//! asked here has consequences. Nothing is decided here; the supply grants or refuses. It must
+//! never touch the data directory, which may be frozen.
+
+use std::io;
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Mutex;
+
+use crate::guard::{Answer, Ended, LastOutage, Request};
+use crate::power::{LineHealth, Measuring, State};
+use crate::store::StoreState;
+
+use super::AgentError;
+use super::status::StatusSource;
+
+/// A request is one line and not longer than this.
+const LONGEST: u64 = 4096;
+/// How often the guard's answer is looked for.
+const LOOK: Duration = Duration::from_millis(10);
+/// A client has this long to send its line.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ControlRequest {
+    /// A rehearsal of the plan, now.
+    Rehearse,
+    /// Measure the hold-up time at the next loss.
+    Measure,
+    /// Do not.
+    Disarm,
+}
+
+/// What is answered, one JSON line each; the last one ends the connection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ControlAnswer {
+    /// Not done, and why.
+    Refused(String),
+    /// The rehearsal began; its report follows.
+    Rehearsing(bool),
+    /// The rehearsal is over.
+    Rehearsed(Box<RehearsalReport>),
+    /// The next loss will be measured (`true`) or not.
+    Armed(bool),
+}
+
+/// How a rehearsal went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RehearsalReport {
+    /// The configured hold-up time; `null`: not measured.
+    pub holdup_ms: Option<u64>,
+    /// What was left of it when the rehearsal began.
+    pub left_ms: u64,
+    /// The glitch time, which passes before a real plan starts and is part of every figure here.
+    pub glitch_ms: u64,
+    /// What glitch time and mandatory steps were predicted to take at worst.
+    pub predicted_ms: u64,
+    /// From the edge until everything was durable and said so.
+    pub used_ms: Option<f64>,
+    /// The same as a fraction of the hold-up time, in percent.
+    pub used_percent: Option<f64>,
+    /// Would a loss at that moment have been survived in time? `null`: nobody knows how long there
+    /// is.
+    pub made_it: Option<bool>,
+    /// Power was really lost in the middle; the real plan followed.
+    pub overtaken: bool,
+    /// The plan as it went.
+    pub plan: LastOutage,
+}
+
+/// What was known when the rehearsal was asked for.
+struct Before {
+    holdup: Option<Duration>,
+    left: Duration,
+    glitch: Duration,
+    predicted: Duration,
+}
+
+impl RehearsalReport {
+    fn new(before: &Before, plan: LastOutage, overtaken: bool) -> Self {
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let end_mark = plan.steps.iter().find(|s| s.step == "end_mark");
+        let used_ms = end_mark
+            .filter(|s| s.outcome == "done")
+            .map(|s| (s.at_us + s.took_us) as f64 / 1000.0);
+        let percent =
+            |holdup: Duration| used_ms.map(|used| (used / holdup.as_secs_f64()).round() / 10.0);
+        Self {
+            holdup_ms: before.holdup.map(ms),
+            left_ms: ms(before.left),
+            glitch_ms: ms(before.glitch),
+            predicted_ms: ms(before.predicted),
+            used_ms,
+            used_percent: before.holdup.and_then(percent),
+            made_it: before.holdup.map(|_| plan.ended == Ended::Clean),
+            overtaken,
+            plan,
+        }
+    }
+}
+
+/// Listens on `path`, which only the agent's user may use from its first moment on: the kernel
+/// gives a socket file the rights that the socket has when it is bound.
+pub(super) fn bind(path: &Path) -> Result<UnixListener, AgentError> {
+    let io = |source: io::Error| AgentError::Io {
+        what: "listen on",
+        path: path.to_owned(),
+        source,
+    };
+    // The instance lock is ours: a file that is still there is nobody's.
+    super::remove_stale(path).map_err(io)?;
+    let bound = || -> io::Result<StdListener> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+        rustix::net::listen(&socket, 16)?;
+        Ok(socket.into())
+    };
+    bound().and_then(UnixListener::from_std).map_err(io)
+}
+
+/// Serves the socket until the runtime ends.
+pub(super) async fn serve(listener: UnixListener, source: Arc<StatusSource>) {
+    // The guard answers one request at a time.
+    let turn = Arc::new(Mutex::new(()));
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(super::ACCEPT_AGAIN).await;
+            continue;
+        };
+        let (source, turn) = (Arc::clone(&source), Arc::clone(&turn));
+        tokio::spawn(async move {
+            if let Err(e) = talk(stream, &source, &turn).await {
+                log::info!("control socket: {e}");
+            }
+        });
+    }
+}
+
+async fn talk(stream: UnixStream, source: &StatusSource, turn: &Mutex<()>) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    let mut read = BufReader::new(read.take(LONGEST));
+    tokio::time::timeout(PATIENCE, read.read_line(&mut line)).await??;
+    match serde_json::from_str(line.trim()) {
+        Err(e) => {
+            let why = format!("not understood: {e}");
+            say(&mut write, &ControlAnswer::Refused(why)).await
+        }
+        Ok(request) => match turn.try_lock() {
+            Err(_) => {
+                let why = "another request is being carried out".to_owned();
+                say(&mut write, &ControlAnswer::Refused(why)).await
+            }
+            Ok(_turn) => match request {
+                ControlRequest::Rehearse => rehearse(&mut write, source).await,
+                ControlRequest::Measure => ask(&mut write, source, Request::Arm).await,
+                ControlRequest::Disarm => ask(&mut write, source, Request::Disarm).await,
+            },
+        },
+    }
+}
+
+type Writer = tokio::net::unix::OwnedWriteHalf;
+
+async fn say(write: &mut Writer, answer: &ControlAnswer) -> io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    write.write_all(&line).await
+}
+
+async fn ask(write: &mut Writer, source: &StatusSource, request: Request) -> io::Result<()> {
+    source.shared.request(request);
+    let answer = match answered(source, |a| a != Answer::Waiting).await {
+        Answer::Armed => ControlAnswer::Armed(true),
+        Answer::Disarmed => ControlAnswer::Armed(false),
+        Answer::Waiting
+        | Answer::Refused
+        | Answer::Rehearsing
+        | Answer::Rehearsed
+        | Answer::Overtaken => ControlAnswer::Refused(why_not(source)),
+    };
+    say(write, &answer).await
+}
+
+async fn rehearse(write: &mut Writer, source: &StatusSource) -> io::Result<()> {
+    let store = source.orders.stats().state;
+    if store != StoreState::Running {
+        let why = format!("the store is {}, not running", store.name());
+        return say(write, &ControlAnswer::Refused(why)).await;
+    }
+    let published = source.shared.published();
+    let before = Before {
+        holdup: published.settings.holdup,
+        left: published.holdup_left,
+        glitch: published.settings.glitch,
+        predicted: source.assessment().predicted,
+    };
+    source.shared.request(Request::Rehearse);
+    if answered(source, |a| a != Answer::Waiting).await == Answer::Refused {
+        return say(write, &ControlAnswer::Refused(why_not(source))).await;
+    }
+    // A client that went away leaves the rehearsal to its end.
+    let told = say(write, &ControlAnswer::Rehearsing(true)).await;
+    let over = |a| matches!(a, Answer::Rehearsed | Answer::Overtaken);
+    let end = answered(source, over).await;
+    told?;
+    let answer = match source.shared.last_rehearsal() {
+        Some(plan) if over(end) => {
+            let report = RehearsalReport::new(&before, plan, end == Answer::Overtaken);
+            ControlAnswer::Rehearsed(Box::new(report))
+        }
+        Some(_) | None => ControlAnswer::Refused("the agent stopped in the middle".to_owned()),
+    };
+    say(write, &answer).await
+}
+
+/// Waits until the guard answered what `done` wants; it turns as long as it lives.
+async fn answered(source: &StatusSource, done: impl Fn(Answer) -> bool) -> Answer {
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        look.tick().await;
+        let answer = source.shared.answered();
+        if done(answer) || source.shared.has_ended() {
+            return answer;
+        }
+    }
+}
+
+fn why_not(source: &StatusSource) -> String {
+    let p = source.shared.published();
+    if p.state == State::Good && p.health != LineHealth::Good {
+        return "the power-fail line cannot be read or believed: run `holdup doctor`".to_owned();
+    }
+    format!("the supply is {}: wait until it is Good", p.state.name())
+}
+
+/// For status: `armed`, `running` or nothing.
+pub(super) fn measuring(m: Measuring) -> Option<String> {
+    m.name().map(str::to_owned)
+}

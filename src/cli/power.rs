@@ -1,0 +1,313 @@
+//! `holdup power measure|rehearse|history`: how long the supply lasts, and whether the plan fits.
+
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use anyhow::Context;
+use clap::Subcommand;
+use serde_json::json;
+
+use crate::agent::{ControlAnswer, ControlRequest, HistoryEntry, RehearsalReport, read_history};
+use crate::config::{self, Settings, Source};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PowerVerb {
+    /// Measure the hold-up time at the next loss: arms it, then you pull the plug.
+    Measure {
+        /// Do not ask; the gateway will lose power.
+        #[arg(long, conflicts_with = "cancel")]
+        yes: bool,
+        /// Take an armed measurement back.
+        #[arg(long)]
+        cancel: bool,
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run the whole plan now, with the power on, and say whether it would have fitted.
+    Rehearse {
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The hold-up times that were measured, and how the supply ages.
+    History {
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Refused: exit code 3.
+const REFUSED: u8 = 3;
+
+pub(super) fn run(config: &Path, verb: &PowerVerb, out: &mut dyn Write) -> anyhow::Result<u8> {
+    let settings = config::load(config)?.settings;
+    match verb {
+        PowerVerb::Measure { yes, cancel, json } => measure(&settings, *yes, *cancel, *json, out),
+        PowerVerb::Rehearse { json } => rehearse(&settings, *json, out),
+        PowerVerb::History { json } => history(&settings, *json, out),
+    }
+}
+
+fn measure(
+    settings: &Settings,
+    yes: bool,
+    cancel: bool,
+    json: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
+    if !yes && !cancel && !confirmed()? {
+        return refused(
+            "the gateway will lose power: confirm it, or give --yes",
+            json,
+            out,
+        );
+    }
+    let request = match cancel {
+        true => ControlRequest::Disarm,
+        false => ControlRequest::Measure,
+    };
+    match talk(settings, request, &mut |_| {})? {
+        Talk::Answer(ControlAnswer::Armed(armed)) if json => {
+            writeln!(out, "{:#}", json!({ "armed": armed, "for_s": 1800 }))?;
+            Ok(0)
+        }
+        Talk::Answer(ControlAnswer::Armed(false)) => {
+            writeln!(out, "the next loss of power is not measured")?;
+            Ok(0)
+        }
+        Talk::Answer(ControlAnswer::Armed(true)) => {
+            let from = match settings.power.source {
+                Source::Capacitor => "the first lost edge",
+                Source::Battery => "the moment the battery is low (let it run down)",
+            };
+            writeln!(
+                out,
+                "armed for 30 minutes, for one loss; a restart of the agent disarms it\n\
+                 now pull the plug of the supply's input, and leave it out until the gateway is dark\n\
+                 measured is from {from} to the last stamp that the card took\n\
+                 then plug it in: `holdup power history` says what it gave\n\
+                 (the stamps load the card: what you get is a worst case)"
+            )?;
+            Ok(0)
+        }
+        other @ (Talk::Answer(_) | Talk::NotAllowed(_)) => other.refuse(json, out),
+    }
+}
+
+fn confirmed() -> anyhow::Result<bool> {
+    if !io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    let mut ask = io::stderr();
+    write!(
+        ask,
+        "the next loss of power will be measured until the gateway is dark; go on? [y/N] "
+    )?;
+    ask.flush()?;
+    let mut line = String::new();
+    io::stdin().read_line(&mut line)?;
+    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
+}
+
+fn rehearse(settings: &Settings, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
+    let progress = !json && io::stderr().is_terminal();
+    let mut begun = |answer: &ControlAnswer| {
+        if progress && matches!(answer, ControlAnswer::Rehearsing(_)) {
+            // Progress is a courtesy.
+            writeln!(io::stderr(), "rehearsing: clients are paused ...").ok();
+        }
+    };
+    let report = match talk(settings, ControlRequest::Rehearse, &mut begun)? {
+        Talk::Answer(ControlAnswer::Rehearsed(report)) => report,
+        other @ (Talk::Answer(_) | Talk::NotAllowed(_)) => return other.refuse(json, out),
+    };
+    if json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+    } else {
+        print(&report, out)?;
+    }
+    Ok(u8::from(report.made_it != Some(true)))
+}
+
+fn print(r: &RehearsalReport, out: &mut dyn Write) -> anyhow::Result<()> {
+    let ms = |us: Option<u64>| us.map_or_else(String::new, |us| format!("{:.1}", us as f64 / 1e3));
+    writeln!(
+        out,
+        "{:>10}  {:>9}  {:>9}  {:>9}  step (times in ms)",
+        "at", "took", "predicted", "worst"
+    )?;
+    for s in &r.plan.steps {
+        let database = s.database.as_deref().unwrap_or("");
+        let why = s
+            .why
+            .as_ref()
+            .map_or_else(String::new, |w| format!(": {w}"));
+        writeln!(
+            out,
+            "{:>10.1}  {:>9.1}  {:>9}  {:>9}  {} {database} {}{why}",
+            s.at_ms(),
+            s.took_us as f64 / 1e3,
+            ms(s.expected_us),
+            ms(s.worst_us),
+            s.step,
+            s.outcome
+        )?;
+    }
+    writeln!(
+        out,
+        "predicted before: {} ms at worst, of which {} ms glitch time",
+        r.predicted_ms, r.glitch_ms
+    )?;
+    let used = r.used_ms.map_or_else(
+        || "not everything became durable".to_owned(),
+        |ms| format!("everything durable {ms:.1} ms after the edge"),
+    );
+    match (r.holdup_ms, r.used_percent) {
+        (Some(holdup), Some(percent)) => {
+            writeln!(
+                out,
+                "{used}: {percent} % of the hold-up time of {holdup} ms"
+            )?;
+        }
+        (Some(holdup), None) => writeln!(out, "{used}; the hold-up time is {holdup} ms")?,
+        (None, _) => writeln!(out, "{used}")?,
+    }
+    if r.overtaken {
+        writeln!(
+            out,
+            "power was really lost in the middle: the real plan followed at once"
+        )?;
+    }
+    let verdict = match r.made_it {
+        Some(true) => "a loss at this moment would have been survived in time".to_owned(),
+        Some(false) => format!(
+            "a loss at this moment would NOT have been survived in time ({} ms were left)",
+            r.left_ms
+        ),
+        None => "nobody knows whether that is in time: measure the supply with \
+                 `holdup power measure` and set power.holdup_ms"
+            .to_owned(),
+    };
+    writeln!(out, "{verdict}")?;
+    Ok(())
+}
+
+fn history(settings: &Settings, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
+    let entries = read_history(&settings.gateway.holdup_history_path())?;
+    if json {
+        let answer = json!({ "measurements": entries });
+        writeln!(out, "{}", serde_json::to_string_pretty(&answer)?)?;
+        return Ok(0);
+    }
+    if entries.is_empty() {
+        writeln!(
+            out,
+            "nothing was measured yet: `holdup power measure`, then pull the plug"
+        )?;
+        return Ok(0);
+    }
+    for (i, e) in entries.iter().enumerate() {
+        let clock = if e.synchronised {
+            ""
+        } else {
+            " (clock not set)"
+        };
+        let least = if e.at_least { "at least " } else { "" };
+        let proposed = e
+            .proposed_ms
+            .map_or_else(String::new, |p| format!(", propose {p} ms"));
+        let configured = e
+            .configured_ms
+            .map_or_else(|| "none".to_owned(), |c| format!("{c} ms"));
+        writeln!(
+            out,
+            "{}{clock}  {} {}: {least}{:.0} ms (+{:.0} ms){}; configured then {configured}{proposed}; card {}",
+            e.at,
+            e.board,
+            e.source,
+            e.gave_ms,
+            e.resolution_ms,
+            change(&entries[..i], e),
+            e.card
+        )?;
+    }
+    Ok(0)
+}
+
+/// Against the first measurement of the same supply; what only says "at least" compares with
+/// nothing.
+fn change(before: &[HistoryEntry], e: &HistoryEntry) -> String {
+    let same = |o: &&HistoryEntry| o.board == e.board && o.source == e.source && !o.at_least;
+    match before.iter().find(same) {
+        Some(first) if !e.at_least && first.gave_ms > 0.0 => {
+            let percent = (e.gave_ms / first.gave_ms - 1.0) * 100.0;
+            format!(", {percent:+.0} % since {}", first.at)
+        }
+        Some(_) | None => String::new(),
+    }
+}
+
+/// How a talk with the agent ended.
+enum Talk {
+    Answer(ControlAnswer),
+    NotAllowed(String),
+}
+
+impl Talk {
+    fn refuse(self, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
+        match self {
+            Self::Answer(ControlAnswer::Refused(why)) | Self::NotAllowed(why) => {
+                refused(&why, json, out)
+            }
+            Self::Answer(other) => anyhow::bail!("the agent's answer is not understood: {other:?}"),
+        }
+    }
+}
+
+fn refused(why: &str, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
+    if json {
+        writeln!(out, "{:#}", json!({ "refused": why }))?;
+    } else {
+        writeln!(io::stderr(), "holdup: refused: {why}")?;
+    }
+    Ok(REFUSED)
+}
+
+/// Asks the agent and reads to its last answer; `also` sees each.
+fn talk(
+    settings: &Settings,
+    request: ControlRequest,
+    also: &mut dyn FnMut(&ControlAnswer),
+) -> anyhow::Result<Talk> {
+    let path = settings.gateway.control_socket();
+    let mut stream = match UnixStream::connect(&path) {
+        Ok(stream) => stream,
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            let why = format!("{} is for root and the agent's user alone", path.display());
+            return Ok(Talk::NotAllowed(why));
+        }
+        Err(e) => {
+            return Err(e).with_context(|| {
+                format!(
+                    "cannot reach {}: start the agent with `holdup run`",
+                    path.display()
+                )
+            });
+        }
+    };
+    writeln!(stream, "{}", serde_json::to_string(&request)?)?;
+    let mut last = None;
+    for line in BufReader::new(stream).lines() {
+        let line = line.with_context(|| format!("no answer from {}", path.display()))?;
+        let answer = serde_json::from_str(&line).context("the agent's answer is not understood")?;
+        also(&answer);
+        last = Some(answer);
+    }
+    match last {
+        Some(answer) => Ok(Talk::Answer(answer)),
+        None => anyhow::bail!("{} closed without an answer", path.display()),
+    }
+}
