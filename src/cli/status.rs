@@ -113,6 +113,14 @@ fn print(s: &Status, out: &mut dyn Write) -> anyhow::Result<()> {
             s.holdup_left_ms, s.predicted_ms
         ),
     )?;
+    if let Some(m) = &s.measurement {
+        let least = if m.at_least { "at least " } else { "" };
+        let value = format!("{least}{:.0} ms on {}", m.gave_ms, m.at);
+        row(out, "measured", value)?;
+    }
+    if let Some(measuring) = &s.measuring {
+        row(out, "measuring", measuring.clone())?;
+    }
     let line = match (&s.gpio.chip, s.gpio.line) {
         (Some(chip), Some(line)) => {
             let reads = s.gpio.reads.as_deref().unwrap_or("unknown");

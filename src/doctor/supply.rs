@@ -31,7 +31,7 @@ pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
         None => out.push(Check::bad(
             "hold-up",
             "power.holdup_ms is not set",
-            "measure how long the supply lasts under load and set power.holdup_ms",
+            "run `holdup power measure`, pull the plug, set power.holdup_ms to what it proposes",
         )),
     }
 }

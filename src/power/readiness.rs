@@ -131,7 +131,8 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::HoldupNotMeasured => f.write_str(
-                "nobody measured how long the supply lasts: measure it and set power.holdup_ms",
+                "nobody measured how long the supply lasts: run `holdup power measure`, pull the plug, \
+                 and set power.holdup_ms to what it proposes",
             ),
             Self::LineMissing => f.write_str(
                 "the power-fail line cannot be read: run `holdup doctor`, check board and wiring",

@@ -548,3 +548,24 @@ fn a_measured_loss_is_not_frozen_and_power_back_ends_its_heartbeat_before_servic
         w.journal()
     );
 }
+
+#[test]
+fn what_is_not_durable_is_not_measured() {
+    let w = World::new(true);
+    w.shared.request(Request::Arm);
+    poll("the answer", || {
+        (w.shared.answered() == Answer::Armed).then_some(())
+    });
+    w.lines.set(true);
+    w.wait_for("Parked");
+    w.lines.set(false);
+    w.wait_for("Good");
+    assert_eq!(w.shared.take_measured(), None);
+    let medium = Medium::open(w.home.path()).expect("medium");
+    let beat = w.home.path().join("beat");
+    assert_eq!(
+        Heartbeat::open(&medium, &beat, "b").expect("open").1,
+        None,
+        "no stamp before the end mark"
+    );
+}

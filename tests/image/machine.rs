@@ -189,6 +189,12 @@ impl Machine {
         self.run(&format!("kill -{signal} {}", job.pid));
     }
 
+    /// Kills a job, unless it has ended by itself.
+    pub(crate) fn kill(&self, job: &Job) {
+        self.sh(&format!("kill -KILL {}", job.pid));
+        self.wait_for_end(job);
+    }
+
     /// Waits until a job has ended.
     pub(crate) fn wait_for_end(&self, job: &Job) {
         self.wait_for(&format!("the end of {}", job.name), |machine| {

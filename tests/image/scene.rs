@@ -24,6 +24,7 @@ const DATA: &str = "/data";
 /// What a case adds to the usual configuration.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Setting {
+    /// 0: not measured.
     pub(crate) holdup_ms: u32,
     pub(crate) glitch_ms: u32,
     /// Further lines of `[power]`.
@@ -52,9 +53,13 @@ impl Setting {
             power,
             tables,
         } = self;
+        let holdup = match holdup_ms {
+            0 => String::new(),
+            ms => format!("holdup_ms = {ms}\n"),
+        };
         format!(
             "[gateway]\nid = \"qemu-1\"\ndata_dir = \"{DATA}\"\nrun_dir = \"/run/holdup\"\n\n\
-             [power]\nboard = \"qemu-virt\"\nholdup_ms = {holdup_ms}\nglitch_ms = {glitch_ms}\n\
+             [power]\nboard = \"qemu-virt\"\n{holdup}glitch_ms = {glitch_ms}\n\
              restore_ms = 500\nsettle_after = 0\n{power}\n\n{tables}\n"
         )
     }
@@ -228,27 +233,8 @@ pub(crate) fn compare(name: &str, card: &Card, account: &Account) {
 /// The same where the load's first line carried reading `first`.
 pub(crate) fn compare_from(name: &str, card: &Card, first: u64, account: &Account) {
     assert!(account.errors.is_empty(), "{:?}", account.errors);
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = card.extract_database("/edge_store.db", folder.path());
-    let db = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).expect("open");
-    let integrity: String = db
-        .query_row("PRAGMA integrity_check", [], |r| r.get(0))
-        .expect("integrity check");
-    assert_eq!(integrity, "ok");
-    let mut count = db
-        .prepare("SELECT count(*) FROM readings WHERE value = ?1 AND sensor_name = ?2 AND timestamp = ?3")
-        .expect("query");
-    db.execute_batch("CREATE INDEX by_value ON readings(value)")
-        .expect("index for the comparison");
-    let (mut missing, mut twice) = (Vec::new(), Vec::new());
-    for n in first..first + account.acked {
-        let key = rusqlite::params![n as f64, format!("s{}", n % 4), 1_767_225_600 + n as i64];
-        match count.query_row(key, |r| r.get::<_, i64>(0)).expect("row") {
-            0 => missing.push(n),
-            1 => {}
-            _ => twice.push(n),
-        }
-    }
+    let (_folder, db) = database(card);
+    let (missing, twice) = look_up(&db, first..first + account.acked);
     let stored: i64 = db
         .query_row("SELECT count(*) FROM readings", [], |r| r.get(0))
         .expect("rows");
@@ -267,4 +253,48 @@ pub(crate) fn compare_from(name: &str, card: &Card, first: u64, account: &Accoun
         "acknowledged and not stored: {missing:?}"
     );
     assert!(twice.is_empty(), "stored twice: {twice:?}");
+}
+
+/// The card's store in a temporary folder, whole.
+fn database(card: &Card) -> (tempfile::TempDir, Connection) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = card.extract_database("/edge_store.db", folder.path());
+    let db = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).expect("open");
+    let integrity: String = db
+        .query_row("PRAGMA integrity_check", [], |r| r.get(0))
+        .expect("integrity check");
+    assert_eq!(integrity, "ok");
+    db.execute_batch("CREATE INDEX by_value ON readings(value)")
+        .expect("index for the comparison");
+    (folder, db)
+}
+
+/// Which of these readings are not there, and which are there twice.
+fn look_up(db: &Connection, readings: std::ops::Range<u64>) -> (Vec<u64>, Vec<u64>) {
+    let mut count = db
+        .prepare("SELECT count(*) FROM readings WHERE value = ?1 AND sensor_name = ?2 AND timestamp = ?3")
+        .expect("query");
+    let (mut missing, mut twice) = (Vec::new(), Vec::new());
+    for n in readings {
+        let key = rusqlite::params![n as f64, format!("s{}", n % 4), 1_767_225_600 + n as i64];
+        match count.query_row(key, |r| r.get::<_, i64>(0)).expect("row") {
+            0 => missing.push(n),
+            1 => {}
+            _ => twice.push(n),
+        }
+    }
+    (missing, twice)
+}
+
+/// How many readings of these ranges (the first, how many) were acknowledged, which of them are
+/// missing on the card, which are there twice.
+pub(crate) fn compare_ranges(card: &Card, ranges: &[(u64, u64)]) -> (u64, Vec<u64>, Vec<u64>) {
+    let (_folder, db) = database(card);
+    let (mut missing, mut twice) = (Vec::new(), Vec::new());
+    for (first, acked) in ranges {
+        let (m, t) = look_up(&db, *first..first + acked);
+        missing.extend(m);
+        twice.extend(t);
+    }
+    (ranges.iter().map(|(_, acked)| acked).sum(), missing, twice)
 }

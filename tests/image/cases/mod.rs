@@ -4,5 +4,7 @@ mod emulator;
 mod faults;
 mod foreign;
 mod kernels;
+mod measure;
 mod outage;
+mod soak;
 mod supply;
