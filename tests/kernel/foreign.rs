@@ -15,7 +15,7 @@ use rusqlite::Connection;
 
 use crate::application::{self, Application};
 use crate::flushes::Disk;
-use crate::home::poll;
+use crate::home::{Home, poll};
 
 const LONG: Duration = Duration::from_secs(40);
 const ROWS: i64 = 20;
@@ -158,22 +158,28 @@ fn a_database_on_a_read_only_file_system_is_said_to_be_and_left_alone() {
 struct Slice {
     root: PathBuf,
     folder: PathBuf,
+    /// The unit's.
+    name: String,
 }
 
 impl Slice {
-    fn new() -> Result<Self, String> {
+    fn new(test: &str) -> Result<Self, String> {
         let table = fs::read_to_string("/proc/self/mountinfo").map_err(|e| e.to_string())?;
         let root = table
             .lines()
             .find(|l| l.contains(" - cgroup2 "))
             .and_then(|l| l.split(' ').nth(4))
             .ok_or("no cgroup v2 is mounted")?;
-        let folder = Path::new(root).join(format!("holduptest{}.slice", std::process::id()));
-        let unit = folder.join("app.service");
+        // Tests run side by side on one hierarchy: each has a unit of its own name.
+        let name = format!("holdup{test}{}", std::process::id());
+        let folder = Path::new(root).join(format!("{name}.slice"));
+        let name = format!("{name}.service");
+        let unit = folder.join(&name);
         fs::create_dir_all(&unit).map_err(|e| format!("{}: {e}", unit.display()))?;
         let it = Self {
             root: root.into(),
             folder,
+            name,
         };
         match unit.join("cgroup.freeze").exists() {
             true => Ok(it),
@@ -182,7 +188,7 @@ impl Slice {
     }
 
     fn file(&self, name: &str) -> PathBuf {
-        self.folder.join("app.service").join(name)
+        self.folder.join(&self.name).join(name)
     }
 
     fn add(&self, app: &Application) -> Result<(), String> {
@@ -202,18 +208,17 @@ impl Slice {
 impl Drop for Slice {
     fn drop(&mut self) {
         // A cgroup can be removed once its last process is gone for good.
-        let folder = self.folder.clone();
         poll("the end of the cgroup", || {
-            fs::remove_dir(folder.join("app.service")).ok();
-            fs::remove_dir(&folder).ok();
-            (!folder.exists()).then_some(())
+            fs::remove_dir(self.folder.join(&self.name)).ok();
+            fs::remove_dir(&self.folder).ok();
+            (!self.folder.exists()).then_some(())
         });
     }
 }
 
 #[test]
 fn a_writer_in_a_real_cgroup_is_stopped_between_two_commits_and_goes_on() {
-    let slice = match Slice::new() {
+    let slice = match Slice::new("writer") {
         Ok(slice) => slice,
         Err(why) => return skipped(&why),
     };
@@ -227,7 +232,7 @@ fn a_writer_in_a_real_cgroup_is_stopped_between_two_commits_and_goes_on() {
         app.run(&format!("PRAGMA journal_mode={mode}; CREATE TABLE t(a)"));
         app.stream();
         let cgroups = || Cgroups::at(&slice.root, home.path());
-        let mut db = guarded(&path, Some("app.service"), cgroups());
+        let mut db = guarded(&path, Some(&slice.name), cgroups());
         db.inspect(&|| false);
         assert!(db.view().state.contains("can be stopped"), "{db:?}");
         for _ in 0..10 {
@@ -264,4 +269,43 @@ fn a_writer_in_a_real_cgroup_is_stopped_between_two_commits_and_goes_on() {
         });
         app.kill();
     }
+}
+
+#[test]
+fn doctor_says_whether_a_unit_can_be_stopped_and_names_one_that_should_be_given() {
+    let slice = match Slice::new("doctor") {
+        Ok(slice) => slice,
+        Err(why) => return skipped(&why),
+    };
+    let home = Home::with("", "");
+    let path = home.path("app.db");
+    let mut app = application(&path);
+    if let Err(why) = slice.add(&app) {
+        return skipped(&why);
+    }
+    app.run("CREATE TABLE t(a)");
+    let config = fs::read_to_string(home.config()).expect("config");
+    let doctor = |unit: &str| {
+        let table = format!(
+            "{config}[[database]]\npath = \"{}\"\n{unit}",
+            path.display()
+        );
+        home.write("holdup.toml", table.as_bytes());
+        let out = home.holdup(&["doctor"]);
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let named = format!("unit = \"{}\"", slice.name);
+    let said = doctor(&named);
+    let stopped = format!("unit {} is stopped for an outage", slice.name);
+    assert!(said.contains(&stopped), "{said}");
+    let said = doctor("");
+    assert!(said.contains(&format!("add {named}")), "{said}");
+    // Somebody else has it open as well.
+    let other = application(&path);
+    let said = doctor(&named);
+    let pid = format!("pid {}", other.pid());
+    assert!(
+        said.contains(&pid) && said.contains("writes it too"),
+        "{said}"
+    );
 }
