@@ -194,6 +194,8 @@ impl Runner {
             if orders & order::RUN != 0 {
                 let (cause, lost_at, deadline) = self.orders.ordered();
                 self.run(cause, lost_at, deadline);
+                // Before anyone can see that it is parked.
+                self.publish_databases();
                 self.shared.call(call::PLAN_DONE);
                 waiting = self.beat();
             }
