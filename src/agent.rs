@@ -238,7 +238,8 @@ impl Agent {
             gauge: gauge.as_ref().map(Gauge::view),
             history,
         });
-        let (pauses, pause) = Pauses::new(Arc::clone(&shared), desk.orders());
+        let (news, told) = watch::channel(PowerNews::default());
+        let (pauses, pause) = Pauses::new(Arc::clone(&shared), desk.orders(), news.clone());
         let governor = Arc::new(Governor {
             budget: Arc::clone(&budget),
             orders: desk.orders(),
@@ -254,7 +255,7 @@ impl Agent {
             .map_err(AgentError::Runtime)?;
         let (shutdown, stopping) = watch::channel(false);
         let intake = desk.intake();
-        let (teller, hooks, told) = Teller::start(&settings, &clock, &shared, &gate)?;
+        let (teller, hooks) = Teller::start(&settings, &clock, &shared, &gate, news)?;
         let serving = runtime.block_on(serve_sockets(
             &settings,
             intake,

@@ -16,8 +16,8 @@ use crate::clock::Mono;
 use crate::config::Source;
 use crate::durable::{Gate, Medium};
 use crate::guard::{Bell, Ended, LastOutage, Notices, Shared};
-use crate::ingest::Pause;
-use crate::power::{Notice, Reason, State};
+use crate::ingest::{Pause, PowerNews};
+use crate::power::{Notice, Reason, State, Word};
 use crate::store::{Orders, StoreState};
 
 use super::costs::{CostsKeeper, Governor, lock};
@@ -35,6 +35,7 @@ const KEEP: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub(super) struct Pauses {
     tx: watch::Sender<Option<Pause>>,
+    news: watch::Sender<PowerNews>,
     shared: Arc<Shared>,
     orders: Orders,
 }
@@ -43,15 +44,34 @@ impl Pauses {
     pub(super) fn new(
         shared: Arc<Shared>,
         orders: Orders,
+        news: watch::Sender<PowerNews>,
     ) -> (Self, watch::Receiver<Option<Pause>>) {
         let (tx, rx) = watch::channel(Some(Pause::Starting));
-        (Self { tx, shared, orders }, rx)
+        let pauses = Self {
+            tx,
+            news,
+            shared,
+            orders,
+        };
+        (pauses, rx)
     }
 
     /// Works the pause out from the states of supply and store.
     pub(super) fn update(&self) {
         let store = self.orders.stats().state;
-        let pause = match self.shared.published().state {
+        let state = self.shared.published().state;
+        // Who subscribes before anything happened is told that mains are there; said before the
+        // pause ends, so that nobody's subscription finds nothing to tell.
+        if matches!(state, State::Good | State::Brownout) {
+            self.news.send_if_modified(|news| {
+                let first = news.told() == 0;
+                if first {
+                    news.tell(Word::OffBattery.name());
+                }
+                first
+            });
+        }
+        let pause = match state {
             // Clients see nothing of a glitch.
             State::Suspect { .. } => return,
             State::Starting => Some(Pause::Starting),
@@ -172,8 +192,9 @@ impl Desk {
         self.pauses.update();
         let now = self.source.clock.mono();
         let published = self.source.shared.published();
-        let missed = std::mem::take(&mut self.missed);
-        self.teller.look(published.state, missed, &self.source);
+        if std::mem::take(&mut self.missed) {
+            self.teller.catch_up(published.state, &self.source);
+        }
         let assessment = self.source.assessment();
         let words = format!(
             "{}, {}",

@@ -27,23 +27,23 @@ pub(super) struct Teller {
 }
 
 impl Teller {
-    /// The teller, the scripts' room, and what ingest hears.
+    /// The teller and the scripts' room; ingest hears `news`.
     pub(super) fn start(
         settings: &Settings,
         clock: &Arc<dyn Clock>,
         shared: &Arc<Shared>,
         gate: &Arc<Gate>,
-    ) -> Result<(Self, Arc<Hooks>, watch::Receiver<PowerNews>), AgentError> {
+        news: watch::Sender<PowerNews>,
+    ) -> Result<(Self, Arc<Hooks>), AgentError> {
         let calm = calm(Arc::clone(shared), Arc::clone(gate));
         let hooks = Hooks::start(settings.events.clone(), Arc::clone(clock), calm);
         let hooks = Arc::new(hooks.map_err(AgentError::Runtime)?);
-        let (news, told) = watch::channel(PowerNews::default());
         let teller = Self {
             announcer: Announcer::default(),
             news,
             hooks: Arc::clone(&hooks),
         };
-        Ok((teller, hooks, told))
+        Ok((teller, hooks))
     }
 
     /// The guard said something.
@@ -53,29 +53,19 @@ impl Teller {
         }
     }
 
-    /// The guard said nothing further. `missed`: something it said was lost.
-    pub(super) fn look(&mut self, state: State, missed: bool, source: &StatusSource) {
-        if missed {
-            for word in self.announcer.catch_up(state) {
-                self.tell(word, source);
-            }
-        }
-        // Who subscribes before anything happened is told that mains are there.
-        if state == State::Good && self.news.borrow().told() == 0 {
-            self.publish(Word::OffBattery);
+    /// Something that the guard said was lost; its state makes up for it.
+    pub(super) fn catch_up(&mut self, state: State, source: &StatusSource) {
+        for word in self.announcer.catch_up(state) {
+            self.tell(word, source);
         }
     }
 
     fn tell(&self, word: Word, source: &StatusSource) {
-        self.publish(word);
+        self.news.send_modify(|news| news.tell(word.name()));
         self.hooks.happened(Happened {
             word,
             facts: facts(source),
         });
-    }
-
-    fn publish(&self, word: Word) {
-        self.news.send_modify(|news| news.tell(word.name()));
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
     let scripts: Vec<String> = found
         .iter()
         .flat_map(|(_, scripts)| scripts)
-        .map(|s| s.file_name().unwrap_or_default().display().to_string())
+        .map(|s| s.path.file_name().unwrap_or_default().display().to_string())
         .collect();
     if !scripts.is_empty() {
         let shown = scripts.join(", ");

@@ -13,7 +13,6 @@ mod scripts;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::path::Path;
 use std::process::Child;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,7 +23,7 @@ use crate::power::Word;
 
 use run::{Outcome, Run};
 
-pub use scripts::{Listing, Refused, list, survey};
+pub use scripts::{Listing, Refused, Script, list, survey};
 
 /// Events that may wait; of more the oldest are left out.
 const WAITING: usize = 8;
@@ -212,16 +211,16 @@ impl Worker {
         }
     }
 
-    fn run_one(&mut self, script: &Path, event: &Happened) {
+    fn run_one(&mut self, script: &Script, event: &Happened) {
         let run = Run {
-            script,
+            script: &script.real,
             event,
             timeout: self.settings.timeout,
             clock: &*self.clock,
             ends_at: &|| self.shared.state().ending.map(|t| t + LAST),
         };
         let report = run.to_the_end();
-        let name = script.display();
+        let name = script.path.display();
         for line in &report.output {
             log::info!("{name}: {line}");
         }

@@ -185,11 +185,8 @@ impl Output {
 
     /// Until there is more, or for a moment.
     fn wait(&self) {
-        let mut fds: Vec<_> = self.pipe.iter().collect::<Vec<_>>();
-        let mut fds: Vec<_> = fds
-            .drain(..)
-            .map(|p| PollFd::new(p, PollFlags::IN))
-            .collect();
+        let pipe = self.pipe.iter();
+        let mut fds: Vec<_> = pipe.map(|p| PollFd::new(p, PollFlags::IN)).collect();
         // Interrupted is a moment too.
         poll(&mut fds, Some(&LOOK)).ok();
     }

@@ -17,11 +17,20 @@ pub struct Refused {
     pub why: String,
 }
 
+/// A script that is run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Script {
+    /// As it stands in the directory.
+    pub path: PathBuf,
+    /// What was found trustworthy behind any links, and is run: a link may be turned meanwhile.
+    pub real: PathBuf,
+}
+
 /// The scripts of one event, in the order in which they are run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
     /// To be run.
-    pub scripts: Vec<PathBuf>,
+    pub scripts: Vec<Script>,
     /// For this event by name, and not to be run.
     pub refused: Vec<Refused>,
 }
@@ -34,7 +43,7 @@ pub fn list(dir: &Path, word: Word) -> Listing {
 
 /// All there is in `dir`, for an agent that runs as `user`: what is run, by event, and what is
 /// not.
-pub fn survey(dir: &Path, user: u32) -> (Vec<(Word, Vec<PathBuf>)>, Vec<Refused>) {
+pub fn survey(dir: &Path, user: u32) -> (Vec<(Word, Vec<Script>)>, Vec<Refused>) {
     let mut refused = Vec::new();
     let mut found = Vec::new();
     for word in Word::ALL {
@@ -90,7 +99,7 @@ fn list_for(dir: &Path, word: Word, user: u32) -> Listing {
                 listing.refused.push(refuse(&path, why));
             }
             Ok(_) => match trusted(&path, user) {
-                Ok(()) => listing.scripts.push(path),
+                Ok(real) => listing.scripts.push(Script { path, real }),
                 Err(why) => listing.refused.push(refuse(&path, why)),
             },
             // Removed meanwhile, or a link that leads nowhere.
@@ -111,8 +120,8 @@ fn is_for(path: &Path, word: Word) -> bool {
         .is_some_and(|rest| matches!(rest, [] | [b'-' | b'.', _, ..]))
 }
 
-/// Nobody but root and `user` can have written what is really at `path`, nor put it there.
-fn trusted(path: &Path, user: u32) -> Result<(), String> {
+/// What is really at `path`; nobody but root and `user` can have written it, nor put it there.
+fn trusted(path: &Path, user: u32) -> Result<PathBuf, String> {
     let real = fs::canonicalize(path).map_err(|e| e.to_string())?;
     for (depth, place) in real.ancestors().enumerate() {
         let m = fs::symlink_metadata(place).map_err(|e| e.to_string())?;
@@ -124,7 +133,7 @@ fn trusted(path: &Path, user: u32) -> Result<(), String> {
             });
         }
     }
-    Ok(())
+    Ok(real)
 }
 
 fn owned(m: &Metadata, user: u32, depth: usize) -> Result<(), String> {

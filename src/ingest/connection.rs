@@ -189,6 +189,7 @@ impl Connection {
     fn waits(&self) -> bool {
         self.paused.is_some()
             && !(self.asking
+                && self.hub.told() > 0
                 && self
                     .first_line()
                     .is_some_and(|line| parse(line) == Ok(Line::SubscribePower)))

@@ -101,7 +101,10 @@ pub async fn serve(
                 if changed.is_err() {
                     break;
                 }
-                hub.set_pause(*pause.borrow_and_update());
+                // The news first: what ended or began the pause was told before it.
+                let pause = *pause.borrow_and_update();
+                hub.set_news(*power.borrow_and_update());
+                hub.set_pause(pause);
             }
             changed = power.changed() => {
                 if changed.is_err() {

@@ -55,8 +55,11 @@ fn a_subscriber_is_told_the_present_state_at_once_and_each_change() {
     let home = Home::new();
     let mut agent = home.serving();
     let mut s = Subscriber::new(&home);
-    assert_eq!(s.answer(), json!({"power": "offbattery"}));
-    assert_eq!(s.answer(), json!({"acked": 1}), "it counts as a line");
+    let mut first = s.answer();
+    while first.get("paused").or(first.get("resumed")).is_some() {
+        first = s.answer();
+    }
+    assert_eq!(first, json!({"power": "offbattery"}), "before its own ack");
     home.power(true);
     assert_eq!(s.words(), ["onbattery", "parked"], "also while paused");
     agent.wait_for_supply("Parked");
@@ -95,8 +98,7 @@ fn a_flicker_tells_subscribers_nothing() {
         home.log().contains("power flickered").then_some(())
     });
     assert_eq!(home.sim("brownout low"), "ok");
-    assert_eq!(s.answer(), json!({"acked": 1}));
-    assert_eq!(s.answer(), json!({"power": "brownout"}), "the next answer");
+    assert_eq!(s.word(), "brownout", "the next word");
     agent.stop();
 }
 
@@ -123,6 +125,10 @@ fn while_paused_nothing_but_a_first_subscription_is_taken() {
     let mut agent = home.serving();
     home.power(true);
     agent.wait_for_supply("Parked");
+    // Ingest hears of it a moment later.
+    let mut other = Subscriber::new(&home);
+    while other.word() != "parked" {}
+    home.client().wait_for("paused");
     let mut s = Subscriber::new(&home);
     s.send("{\"sensor_name\":\"t\",\"timestamp\":1,\"value\":7}");
     s.send("{\"subscribe\":\"power\"}");
