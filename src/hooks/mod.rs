@@ -131,8 +131,9 @@ impl Hooks {
         self.shared.changed.notify_all();
     }
 
-    /// Stops, and waits for the script that runs; not for one that cannot be killed.
-    pub fn end(&self) {
+    /// Stops, and waits for the script that runs; not for one that cannot be killed. False: the
+    /// thread still hangs.
+    pub fn end(&self) -> bool {
         self.stop();
         let patience = self.timeout.min(LAST) + KILLING;
         let state = self.shared.state();
@@ -144,6 +145,7 @@ impl Hooks {
         if !state.ended {
             log::warn!("a script can neither be run nor killed; it is left behind");
         }
+        state.ended
     }
 }
 
