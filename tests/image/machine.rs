@@ -67,6 +67,13 @@ pub(crate) struct Job {
     pid: u32,
 }
 
+impl Job {
+    /// Its process id in the guest.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+}
+
 impl Machine {
     /// Switches a gateway on with `card` in its slot, and waits for its shell.
     pub(crate) fn boot(parts: &Parts, card: &Card, options: &MachineOptions<'_>) -> Self {

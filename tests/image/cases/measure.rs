@@ -28,6 +28,8 @@ fn a_pulled_plug_measures_the_supply_and_a_shorter_one_puts_the_gateway_at_risk(
     let card = Card::create(CARD);
     let unmeasured = Setting {
         holdup_ms: 0,
+        // So slow that a busy host cannot recharge it before the second boot is looked at.
+        power: "recharge_s = 3600",
         ..Setting::default()
     };
     let scene = Scene::serving(name, parts, &card, unmeasured);
@@ -57,6 +59,15 @@ fn a_pulled_plug_measures_the_supply_and_a_shorter_one_puts_the_gateway_at_risk(
     let scene = Scene::serving(name, parts, &card, unmeasured);
     let status = scene.status();
     assert_eq!(status["last_outage"]["ended"], "clean", "{status}");
+    let left = status["holdup_left_ms"].as_u64();
+    assert!(
+        left < Some(250),
+        "the supply was emptied and is full: {left:?}"
+    );
+    scene.saw(&format!(
+        "the boot after it counts {} ms of 500 ms assumed: the supply is recharging",
+        status["holdup_left_ms"]
+    ));
     let (code, history) = scene.machine.wait_for("the history", |m| {
         let (code, history) = power(m, "history");
         history["measurements"].get(0)?;
@@ -161,6 +172,51 @@ fn a_rehearsal_under_load_freezes_and_thaws_and_reports_each_step() {
         account.pauses.len(),
         account.resumed
     ));
+    let account = load.finish();
+    scene.machine.power_off();
+    compare(name, &card, &account);
+}
+
+/// Killed while the rehearsal holds the file system frozen: the window is short, so it is tried
+/// until the next agent says that it thawed.
+#[test]
+fn an_agent_killed_in_a_rehearsal_is_thawed_by_the_next_one() {
+    let name = "killed in rehearsal";
+    let Some(parts) = parts() else { return };
+    let card = Card::create(CARD);
+    let mut scene = Scene::serving(name, parts, &card, Setting::default());
+    let thawed = (1..=20).find(|n| {
+        let rehearse = scene.machine.spawn(
+            &format!("rehearse{n}"),
+            &format!("holdup power rehearse --json --config {CONFIG}"),
+        );
+        scene.machine.sh(&format!(
+            "until holdup status --json --config {CONFIG} | grep -q '\"step\": \"freeze\"'; do \
+             [ -d /proc/{} ] || break; done",
+            rehearse.pid()
+        ));
+        scene.machine.kill(&scene.agent);
+        scene.machine.kill(&rehearse);
+        scene.agent = scene.machine.spawn(
+            &format!("agent{n}"),
+            &format!("holdup run --config {CONFIG}"),
+        );
+        scene.wait_for_service();
+        let last = scene.status()["last_outage"].clone();
+        assert_eq!(last["ended"], "never_announced", "{last}");
+        let log = scene.machine.log_of(&scene.agent);
+        let thawed = log.contains("thawed /data");
+        scene.saw(&format!(
+            "try {n}: frozen when killed: {thawed}; the next agent says {}",
+            last["kind"]
+        ));
+        if thawed {
+            assert_eq!(last["kind"], "rehearsal");
+        }
+        thawed
+    });
+    assert!(thawed.is_some(), "never killed while frozen");
+    let load = scene.load();
     let account = load.finish();
     scene.machine.power_off();
     compare(name, &card, &account);
