@@ -171,7 +171,7 @@ impl StatusSource {
     pub(super) fn assessment(&self) -> Assessment {
         let published = self.shared.published();
         let stats = self.orders.stats();
-        let mut found: heapless::Vec<Reason, 3> = heapless::Vec::new();
+        let mut found: heapless::Vec<Reason, 5> = heapless::Vec::new();
         let store_reason = match stats.state {
             StoreState::Failed(_) => Some(Reason::StoreFailed),
             StoreState::DiskFull => Some(Reason::DiskFull),

@@ -206,7 +206,7 @@ pub struct Assessment {
     /// The worst of the reasons.
     pub readiness: Readiness,
     /// Why; empty when ready.
-    pub reasons: Vec<Reason, 8>,
+    pub reasons: Vec<Reason, 10>,
     /// What glitch time and mandatory steps take now.
     pub predicted: Duration,
 }
@@ -234,12 +234,12 @@ pub struct Situation<'a> {
 
 /// Judges a situation.
 pub fn assess(s: Situation<'_>) -> Assessment {
-    let mut reasons: Vec<Reason, 8> = Vec::new();
+    let mut reasons: Vec<Reason, 10> = Vec::new();
     let (plan, step, takes) = s.budget.predict(s.wal_frames, s.guarded);
     let (empty, ..) = s.budget.predict(0, s.guarded);
     let predicted = s.glitch + plan;
     let mut say = |r: Reason| {
-        // Eight hold every combination that can occur; the worst were said first.
+        // Ten hold every combination that can occur; the worst were said first.
         reasons.push(r).ok();
     };
     match s.health {
