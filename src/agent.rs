@@ -416,7 +416,7 @@ impl Agent {
         let mut held = lock(&self.source.settings);
         for (what, changed) in [
             ("[gateway]", held.gateway != new.gateway),
-            ("[board] or power.board", held.board != new.board),
+            ("[board], [gpio] or power.board", held.board != new.board),
             ("power.freeze", held.power.freeze != new.power.freeze),
             ("[events]", held.events != new.events),
             ("[gauge]", held.gauge != new.gauge),
