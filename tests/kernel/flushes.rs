@@ -7,8 +7,6 @@
 #[expect(dead_code, reason = "shared with the host tests, which use all of it")]
 pub(crate) mod store_world;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,93 +15,8 @@ use holdup::config::StoreSettings;
 use holdup::durable::{Gate, Medium, Reserve};
 use holdup::store::{Acks, Chunk, Desk, Mode, Rows, Store, StoreOptions};
 
+use crate::disk::Disk;
 use store_world::{SETTINGS, Seen, Told, chunk, reading, until};
-
-/// An ext4 file system on a loop device; undone when dropped.
-pub(crate) struct Disk {
-    home: tempfile::TempDir,
-    device: String,
-}
-
-fn run(program: &str, args: &[&str]) -> Result<String, String> {
-    let done = Command::new(program)
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|e| format!("{program}: {e}"))?;
-    if done.status.success() {
-        Ok(String::from_utf8_lossy(&done.stdout).trim().to_owned())
-    } else {
-        Err(format!(
-            "{program}: {}",
-            String::from_utf8_lossy(&done.stderr).trim()
-        ))
-    }
-}
-
-impl Disk {
-    /// Or why there is none on this machine.
-    pub(crate) fn new() -> Result<Self, String> {
-        let home = tempfile::tempdir().map_err(|e| e.to_string())?;
-        let image = home.path().join("disk.img");
-        let at = image.display().to_string();
-        run("truncate", &["-s", "128M", &at])?;
-        run(
-            "mkfs.ext4",
-            &[
-                "-q",
-                "-F",
-                "-E",
-                "lazy_itable_init=0,lazy_journal_init=0",
-                &at,
-            ],
-        )?;
-        let device = run("losetup", &["--find", "--show", &at])?;
-        let disk = Self { home, device };
-        std::fs::create_dir(disk.mount()).map_err(|e| e.to_string())?;
-        run(
-            "mount",
-            &[
-                "-o",
-                "noatime",
-                &disk.device,
-                &disk.mount().display().to_string(),
-            ],
-        )?;
-        Ok(disk)
-    }
-
-    pub(crate) fn mount(&self) -> PathBuf {
-        self.home.path().join("mnt")
-    }
-
-    /// Sectors written and flushes since the device was made.
-    /// Source: the kernel's Documentation/block/stat.rst, fields 7 and 16.
-    pub(crate) fn written(&self) -> (u64, u64) {
-        let name = Path::new(&self.device).file_name().expect("name");
-        let stat = Path::new("/sys/block").join(name).join("stat");
-        let stat = std::fs::read_to_string(stat).expect("stat");
-        let n: Vec<u64> = stat
-            .split_whitespace()
-            .map(|n| n.parse().expect("number"))
-            .collect();
-        (n[6], n[15])
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let mount = self.mount().display().to_string();
-        for undone in [
-            run("umount", &[&mount]),
-            run("losetup", &["-d", &self.device]),
-        ] {
-            if let Err(e) = undone {
-                eprintln!("{e}");
-            }
-        }
-    }
-}
 
 pub(crate) fn start(disk: &Disk, settings: StoreSettings) -> Store {
     Store::start(StoreOptions {
@@ -124,7 +37,7 @@ pub(crate) fn start(disk: &Disk, settings: StoreSettings) -> Store {
 
 #[test]
 fn a_commit_costs_one_flush() {
-    let disk = match Disk::new() {
+    let disk = match Disk::new(128) {
         Ok(disk) => disk,
         Err(why) => {
             eprintln!("skipped: no loop device with ext4 on this machine ({why})");
@@ -200,7 +113,7 @@ fn measure_wear_against_latency() {
         .into_iter()
         .map(|(window, index)| {
             std::thread::spawn(move || {
-                let disk = Disk::new().expect("loop device");
+                let disk = Disk::new(128).expect("loop device");
                 let store = start(
                     &disk,
                     StoreSettings {

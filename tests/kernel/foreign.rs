@@ -14,7 +14,7 @@ use holdup::guard::{Cgroups, ForeignDatabase, GuardedDatabase, let_go_on};
 use rusqlite::Connection;
 
 use crate::application::{self, Application};
-use crate::flushes::Disk;
+use crate::disk::Disk;
 use crate::home::{Home, poll};
 
 const LONG: Duration = Duration::from_secs(40);
@@ -81,7 +81,7 @@ fn after_a_cut(disk: &Disk, database: &str) -> Result<i64, String> {
 fn what_was_committed_is_on_the_medium_in_every_journal_mode() {
     let modes = ["DELETE", "TRUNCATE", "PERSIST", "WAL"];
     for (mode, synchronous) in modes.into_iter().flat_map(|m| [(m, "FULL"), (m, "OFF")]) {
-        let disk = match Disk::new() {
+        let disk = match Disk::new(128) {
             Ok(disk) => disk,
             Err(why) => return skipped(&format!("no loop device with ext4 here ({why})")),
         };
@@ -131,7 +131,7 @@ fn what_was_committed_is_on_the_medium_in_every_journal_mode() {
 
 #[test]
 fn a_database_on_a_read_only_file_system_is_said_to_be_and_left_alone() {
-    let disk = match Disk::new() {
+    let disk = match Disk::new(128) {
         Ok(disk) => disk,
         Err(why) => return skipped(&format!("no loop device with ext4 here ({why})")),
     };

@@ -9,8 +9,9 @@ use holdup::config::StoreSettings;
 use holdup::store::{Mode, Store, StoreState};
 use serde_json::{Value, json};
 
+use crate::disk::Disk;
+use crate::flushes::start;
 use crate::flushes::store_world::{SETTINGS, Told, chunk, until};
-use crate::flushes::{Disk, start};
 use crate::home::{Client, Home, PATIENCE};
 
 const RESERVE: u64 = 4 << 20;
@@ -20,7 +21,7 @@ const RESERVED: StoreSettings = StoreSettings {
 };
 
 fn disk() -> Option<Disk> {
-    match Disk::new() {
+    match Disk::new(128) {
         Ok(disk) => Some(disk),
         Err(why) => {
             eprintln!("skipped: no loop device with ext4 on this machine ({why})");

@@ -4,6 +4,8 @@
 mod allocations;
 #[path = "../support/application.rs"]
 mod application;
+#[path = "../support/disk.rs"]
+mod disk;
 mod flushes;
 mod foreign;
 mod full_disk;

@@ -3,7 +3,7 @@
 
 use holdup::durable::{BlockFile, Medium};
 
-use crate::flushes::Disk;
+use crate::disk::Disk;
 
 /// Flushes of the device while `work` ran.
 fn flushes(disk: &Disk, work: impl FnOnce()) -> u64 {
@@ -14,7 +14,7 @@ fn flushes(disk: &Disk, work: impl FnOnce()) -> u64 {
 
 #[test]
 fn a_mark_a_replacement_and_a_preallocation_are_flushed_when_they_return() {
-    let disk = match Disk::new() {
+    let disk = match Disk::new(128) {
         Ok(disk) => disk,
         Err(why) => {
             eprintln!("skipped: no loop device with ext4 on this machine ({why})");

@@ -22,9 +22,20 @@ impl Home {
     /// `power` are lines of `[power]`, `tables` further tables.
     pub(crate) fn with(power: &str, tables: &str) -> Self {
         let dir = tempfile::tempdir().expect("temp dir");
-        let at = dir.path().display();
+        let data = dir.path().join("data");
+        Self::made(dir, &data, power, tables)
+    }
+
+    /// The same with its data on another file system.
+    #[allow(dead_code, reason = "for tests/bench, which has disks of its own")]
+    pub(crate) fn on(data: &Path, power: &str, tables: &str) -> Self {
+        Self::made(tempfile::tempdir().expect("temp dir"), data, power, tables)
+    }
+
+    fn made(dir: tempfile::TempDir, data: &Path, power: &str, tables: &str) -> Self {
+        let (at, data) = (dir.path().display(), data.display());
         let text = format!(
-            "[gateway]\nid = \"host-test\"\ndata_dir = \"{at}/data\"\nrun_dir = \"{at}/run\"\n\n\
+            "[gateway]\nid = \"host-test\"\ndata_dir = \"{data}\"\nrun_dir = \"{at}/run\"\n\n\
              [power]\nboard = \"sim\"\n{power}\n\n[board.sim]\ncontrol = \"{at}/run/sim.sock\"\n\n{tables}\n"
         );
         let home = Self { dir };
@@ -245,6 +256,17 @@ impl Client {
         self.stream.write_all(line.as_bytes()).expect("send");
         self.sent += 1;
         n
+    }
+
+    /// Sends a line as it is.
+    #[allow(
+        dead_code,
+        reason = "for tests/bench, whose readings have other shapes"
+    )]
+    pub(crate) fn put(&mut self, line: &str) {
+        let line = format!("{line}\n");
+        self.stream.write_all(line.as_bytes()).expect("send");
+        self.sent += 1;
     }
 
     /// The next answer.
