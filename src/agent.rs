@@ -51,8 +51,9 @@ pub use gauge::GaugeStatus;
 pub use holdup_history::{HistoryEntry, HistoryError, read_history};
 pub use status::{Database, Gpio, Status};
 
-/// Worker threads for sockets.
-const SOCKET_THREADS: usize = 2;
+/// Worker threads for sockets. One carries more than any card commits; a second would wake for
+/// every other answer and find nothing to do.
+const SOCKET_THREADS: usize = 1;
 /// How often the opener looks whether the agent ends while the gate is closed.
 const GATE_LOOK: Duration = Duration::from_millis(500);
 /// After a failed accept.
