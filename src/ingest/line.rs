@@ -12,6 +12,8 @@ use serde_json::value::RawValue;
 
 use crate::store::{Reading, ReadingId, Stamp};
 
+use super::plain;
+
 /// Longest `sensor_name`, in bytes.
 const NAME_BYTES: usize = 256;
 /// Longest `unit`, client name and text `id`, in bytes.
@@ -101,11 +103,22 @@ pub(super) fn parse(line: &[u8]) -> Result<Line<'_>, Refusal> {
     if line.trim_ascii().is_empty() {
         return Ok(Line::Blank);
     }
+    plainly(line).map_or_else(|| by_parser(line), Ok)
+}
+
+/// The usual line. A refusal is left to the parser, which may have an earlier one.
+fn plainly(line: &str) -> Option<Line<'_>> {
+    let mut seen = Seen::default();
+    plain::fields(line, |key, raw| seen.take(Cow::Borrowed(key), raw).ok())?;
+    seen.line().ok()
+}
+
+fn by_parser(line: &str) -> Result<Line<'_>, Refusal> {
     let fields: Fields<'_> =
         serde_json::from_str(line).map_err(|e| -> Refusal { json_fault(&e).into() })?;
     let mut seen = Seen::default();
     for (key, value) in fields.0 {
-        seen.take(key, value)?;
+        seen.take(key, value.get())?;
     }
     seen.line()
 }
@@ -136,8 +149,7 @@ struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    fn take(&mut self, key: Cow<'a, str>, raw: &'a RawValue) -> Result<(), Refusal> {
-        let raw = raw.get();
+    fn take(&mut self, key: Cow<'a, str>, raw: &'a str) -> Result<(), Refusal> {
         self.count += 1;
         match &*key {
             "sensor_name" => once(
@@ -613,6 +625,28 @@ mod tests {
     }
 
     #[test]
+    fn the_usual_line_needs_no_parser() {
+        for line in [
+            r#"{"sensor_name":"s","timestamp":1767225600000,"value":71.5,"unit":"C"}"#,
+            r#"{ "sensor_name" : "s", "timestamp" : "2026-01-31T12:00:00Z", "value" : -1e-3, "unit":null, "id":7 }"#,
+            r#"{"flush":true}"#,
+        ] {
+            assert_eq!(plainly(line).map(Ok), Some(by_parser(line)), "{line}");
+        }
+        for line in [
+            r#"{"sensor_name":"s","timestamp":01,"value":1}"#,
+            r#"{"sensor_name":"s","timestamp":1.,"value":1}"#,
+            r#"{"sensor_name":"s","timestamp":1,"value":1e}"#,
+            r#"{"sensor_name":"s","timestamp":1,"value":1}}"#,
+            r#"{"sensor_name":"s","timestamp":1,"value":1,}"#,
+            r#"{"sensor_name":"\u0073","timestamp":1,"value":1}"#,
+            r#"{"sensor_name":"s","timestamp":1,"value":1,"metadata":{}}"#,
+        ] {
+            assert_eq!(plainly(line), None, "{line}");
+        }
+    }
+
+    #[test]
     fn control_lines_and_blanks() {
         assert_eq!(parse(b" \t\r"), Ok(Line::Blank));
         assert_eq!(parse(b"{\"flush\": true }"), Ok(Line::Flush));
@@ -636,6 +670,16 @@ mod tests {
             let at = at.min(line.len());
             line.insert_str(at, &with);
             drop(parse(line.as_bytes()));
+        }
+
+        #[test]
+        fn a_plain_line_is_cut_as_the_parser_cuts_it(at in 0usize..110, gone in 0usize..3, with in "[-+0-9.eE \"{}:,\\\\nul\u{1}é]{0,4}") {
+            let mut line = r#" {"sensor_name":"s" , "timestamp":-10.5e-3,"value":0.25E+1,"unit":null,"id":"a"} "#.to_owned();
+            let at = at.min(line.len());
+            line.replace_range(at..(at + gone).min(line.len()), &with);
+            if let Some(read) = plainly(&line) {
+                prop_assert_eq!(by_parser(&line), Ok(read));
+            }
         }
 
         #[test]

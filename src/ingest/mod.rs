@@ -10,6 +10,7 @@ mod hub;
 mod line;
 mod listen;
 mod news;
+mod plain;
 
 use std::path::PathBuf;
 use std::sync::Arc;
