@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use crate::initramfs::{Initramfs, KernelModules};
 
 /// Programs of `tests/image/guest/`, built as cargo examples beside the agent.
-const GUEST_PROGRAMS: [&str; 3] = ["line_watch", "foreign_writer", "board_watch"];
+const GUEST_PROGRAMS: [&str; 4] = ["line_watch", "foreign_writer", "board_watch", "usual_way"];
 /// The card, its file system and nothing else: consoles, GPIO and virtio are built in.
 const MODULES: [&str; 3] = ["sdhci-pci", "mmc_block", "ext4"];
 

@@ -1,0 +1,185 @@
+//! Bytes that reach the block device for each acknowledged reading, against one commit each.
+//!
+//! 100 readings a second of ten sensors, in turn, into the real agent: with the default
+//! `commit_window_ms` and with 0, each with and without `store.index`; and with the index and a
+//! wider window, since each commit rewrites an index page for every sensor in it. Each has an
+//! agent and an ext4 on a loop device of its own, and all run at the same time. The kernel's
+//! count of the device's sectors is what counts: data, journal and checkpoints.
+#![allow(
+    clippy::print_stdout,
+    reason = "a benchmark's result is what it prints"
+)]
+
+#[path = "../support/disk.rs"]
+#[allow(dead_code, reason = "shared with the tests")]
+mod disk;
+#[path = "../support/home.rs"]
+#[allow(dead_code, reason = "shared with the tests")]
+mod home;
+#[allow(dead_code, reason = "shared by the benchmarks")]
+mod report;
+
+use std::time::Duration;
+
+use disk::Disk;
+use holdup::clock::{Clock, SystemClock};
+use home::{Agent, Client, Home};
+use report::grouped;
+
+const RATE: u32 = 100;
+/// The first seconds are left out: files grow to their size in them.
+const WARM_S: u32 = 20;
+const COUNTED_S: u32 = 160;
+
+/// Name, further lines of `[store]`, the case with one commit each that it is compared with.
+const CASES: [(&str, &str, usize); 5] = [
+    ("default window", "", 1),
+    ("one commit each", "commit_window_ms = 0", 1),
+    ("default window, index", "index = true", 3),
+    (
+        "one commit each, index",
+        "index = true\ncommit_window_ms = 0",
+        3,
+    ),
+    (
+        "300 ms window, index",
+        "index = true\ncommit_window_ms = 300",
+        3,
+    ),
+];
+
+struct Case<'a> {
+    agent: Agent<'a>,
+    client: Client,
+    disk: &'a Disk,
+    /// Bytes, flushes, readings, commits.
+    before: (u64, u64, u64, u64),
+}
+
+impl Case<'_> {
+    fn count(&mut self) -> (u64, u64, u64, u64) {
+        let (sectors, flushes) = self.disk.written();
+        let status = self.agent.wait_for("a status", |_| true);
+        let number = |key: &str| status[key].as_u64().unwrap_or(0);
+        (sectors * 512, flushes, number("acked"), number("commits"))
+    }
+}
+
+fn main() {
+    let disks: Result<Vec<_>, _> = CASES.iter().map(|_| Disk::new(192)).collect();
+    let disks = match disks {
+        Ok(disks) => disks,
+        Err(why) => {
+            println!("bytes: SKIPPED: no loop device with ext4 on this machine ({why})");
+            return;
+        }
+    };
+    report::title(
+        "Bytes to the block device for each acknowledged reading, 100 readings/s",
+        &disks[0].mount(),
+    );
+    let homes: Vec<_> = CASES
+        .iter()
+        .zip(&disks)
+        .map(|((_, store, _), disk)| {
+            let data = disk.mount().join("holdup");
+            Home::on(&data, "holdup_ms = 4000", &format!("[store]\n{store}"))
+        })
+        .collect();
+    let mut cases: Vec<_> = homes
+        .iter()
+        .zip(&disks)
+        .map(|(home, disk)| Case {
+            agent: home.serving(),
+            client: home.client(),
+            disk,
+            before: (0, 0, 0, 0),
+        })
+        .collect();
+    let rows: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = cases
+            .iter_mut()
+            .enumerate()
+            .map(|(n, case)| scope.spawn(move || measure(case, CASES[n].2 == n)))
+            .collect();
+        let rows = threads.into_iter().map(|t| t.join().expect("a case"));
+        rows.collect()
+    });
+    print(&rows);
+    for case in cases {
+        case.agent.stop();
+    }
+}
+
+/// Bytes, flushes and commits a reading.
+#[allow(clippy::disallowed_methods, reason = "readings come at a real rate")]
+fn measure(case: &mut Case<'_>, each: bool) -> [f64; 3] {
+    let began = SystemClock.mono();
+    let (warm, all) = (
+        u64::from(WARM_S * RATE),
+        u64::from((WARM_S + COUNTED_S) * RATE),
+    );
+    for n in 0..all {
+        let due = began + Duration::from_micros(n * 1_000_000 / u64::from(RATE));
+        std::thread::sleep(due.since(SystemClock.mono()));
+        if n == warm {
+            case.before = case.count();
+        }
+        let (sensor, stamp) = (n % 10, 1_767_225_600_000 + n * 10);
+        let value = (n % 700) as f64 / 10.0;
+        case.client.put(&format!(
+            "{{\"sensor_name\":\"boiler-{sensor}\",\"timestamp\":{stamp},\"value\":{value},\"unit\":\"C\"}}"
+        ));
+        // On a machine that falls behind, two would share a commit.
+        if each {
+            case.client.wait_acked(n + 1);
+        }
+    }
+    case.client.wait_acked(all);
+    let (now, before) = (case.count(), case.before);
+    let reading = |n: u64| n as f64 / (now.2 - before.2) as f64;
+    [
+        reading(now.0 - before.0),
+        reading(now.1 - before.1),
+        reading(now.3 - before.3),
+    ]
+}
+
+fn print(rows: &[[f64; 3]]) {
+    let table: Vec<_> = CASES
+        .iter()
+        .zip(rows)
+        .map(|((name, _, single), row)| {
+            vec![
+                (*name).to_owned(),
+                grouped(row[0]),
+                format!("{:.1} %", 100.0 * row[0] / rows[*single][0]),
+                format!("{:.2}", row[1]),
+                format!("{:.3}", row[2]),
+            ]
+        })
+        .collect();
+    report::table(
+        &[
+            "commits",
+            "bytes a reading",
+            "of one commit each",
+            "flushes a reading",
+            "commits a reading",
+        ],
+        &table,
+    );
+    println!(
+        "last {COUNTED_S} s of {}, all at the same time",
+        COUNTED_S + WARM_S
+    );
+    for (what, n, wanted) in [("default schema", 0, 15.0), ("with the index", 2, 30.0)] {
+        let part = 100.0 * rows[n][0] / rows[n + 1][0];
+        report::target(
+            &format!("{what}, default window against one commit each"),
+            &format!("{part:.1} %"),
+            &format!("at most {wanted} %"),
+            part <= wanted,
+        );
+    }
+}
