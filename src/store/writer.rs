@@ -250,7 +250,10 @@ impl Writer {
         for (chunk, line, why) in written.refused {
             batch[chunk].acks.refused(line, why);
         }
-        // Before anybody is told, so that what is acknowledged no longer counts as waiting.
+        // Before anybody is told: who is answered sends again, and must not be counted twice in
+        // what the next commit waits for.
+        let waiting = self.mailbox.lock().rows;
+        // So that what is acknowledged no longer counts as waiting.
         self.mailbox
             .release(batch.iter().map(|c| c.rows.bytes()).sum());
         for chunk in &batch {
@@ -263,7 +266,7 @@ impl Writer {
             wal_frames: self.frames.load(SeqCst),
             took,
         };
-        self.gather = (acked + slots.rows, self.clock.mono() + took / 2);
+        self.gather = (acked + waiting, self.clock.mono() + took / 2);
         self.mailbox.answer(slots);
     }
 
