@@ -2,10 +2,13 @@
 //!
 //! In the emulated gateway of tests/image (QEMU, arm64, SD card), 200 readings a second. First
 //! 30 outages of the real agent: the times are those of its record, counted from the kernel's
-//! time of the first lost edge. After each, the bytes that the card was given from just before
-//! the edge until parked (QEMU's log of writes) are written over a file of that size and synced
-//! with one fdatasync, five times. Then 30 outages of the usual way (`guest/usual_way.rs`) on
-//! the same card. Emulated times are no gateway's; only their ratios say something.
+//! time of the first lost edge. Then, with nobody else writing, the bytes that the card was given
+//! from just before each edge until parked (QEMU's log of writes) are written over a file of
+//! that size and synced with one fdatasync. Then 30 outages of the usual way on the same card:
+//! an application with the same load, and a shell script that looks at the line every 200 ms,
+//! stops it, checkpoints and syncs. What it calls for gpioget and sqlite3 are static programs
+//! that do no more than needed (`guest/usual_way.rs`), so it is faster than the real one.
+//! Emulated times are no gateway's; only their ratios say something.
 #![allow(
     clippy::print_stdout,
     reason = "a benchmark's result is what it prints"
@@ -48,6 +51,29 @@ use scene::{POWER_FAIL, Scene, Setting};
 const OUTAGES: usize = 30;
 const GLITCH_MS: u32 = 30;
 const CHIP: &str = "9030000.pl061";
+/// Raised with the power-fail line, which the script holds again and again, for its time.
+const WITNESS: u8 = 2;
+/// Uptime is in hundredths of a second; reading it starts no program.
+const SCRIPT: &str = r#"
+db=/data/usual.db
+start() { usual_way write $db & writer=$!; echo writing; }
+start
+while :; do
+    sleep 0.2
+    level=$(usual_way get $1 $2)
+    if [ "$level" = 1 ] && [ -n "$writer" ]; then
+        kill $writer; wait $writer
+        read quiet _ </proc/uptime
+        usual_way checkpoint $db
+        sync
+        read durable _ </proc/uptime
+        writer=
+        echo "lost $quiet $durable"
+    elif [ "$level" = 0 ] && [ -z "$writer" ]; then
+        start
+    fi
+done
+"#;
 /// The log of the usual way's rows grows for this long before each of its outages.
 const WRITES: Duration = Duration::from_millis(1000);
 
@@ -80,13 +106,20 @@ fn main() {
     let options = MachineOptions {
         config_toml: &toml,
         block_log: true,
+        files: &[("/usr/bin/usual.sh", SCRIPT.as_bytes())],
         ..MachineOptions::default()
     };
     let scene = Scene::boot("outage", parts, &card, &options);
     scene.wait_for_service();
-    let ours = ours(&scene, outages);
+    let mut ours = ours(&scene, outages);
     scene.machine.signal(&scene.agent, "TERM");
     scene.machine.wait_for_end(&scene.agent);
+    for bytes in ours.bytes.clone() {
+        let command = format!("usual_way sync /data/raw {} 5", bytes.max(512.0));
+        let synced = numbers(&scene.machine.run(&command), "synced");
+        let ms: Vec<f64> = synced.iter().map(|us| us[0] / 1000.0).collect();
+        ours.raw.push(median(&ms));
+    }
     let theirs = theirs(&scene, outages);
     scene.machine.power_off();
     print(&ours, &theirs);
@@ -110,22 +143,12 @@ fn ours(scene: &Scene, outages: usize) -> Times {
         let acked = load.account().acked;
         scene.machine.lines.set(POWER_FAIL, false);
         scene.wait_for_supply("Good");
-        let raw = scene
-            .machine
-            .run(&format!("usual_way sync /data/raw {} 5", bytes.max(512)));
-        let raw: Vec<f64> = numbers(&raw, "synced")
-            .iter()
-            .map(|us| us[0] / 1000.0)
-            .collect();
-        times.raw.push(median(&raw));
         times.bytes.push(bytes as f64);
         // A second's worth of readings, so that each outage has a log to check in.
         load.wait_for("acknowledgements", |a| a.acked > acked + 200);
+        let (n, ended) = (n + 1, &last["ended"]);
         scene.saw(&format!(
-            "{} of {outages}: {} , {bytes} bytes to the card, raw {:.1} ms",
-            n + 1,
-            last["ended"],
-            median(&raw)
+            "{n} of {outages}: {ended}, {bytes} bytes to the card"
         ));
     }
     let account = load.finish();
@@ -134,30 +157,38 @@ fn ours(scene: &Scene, outages: usize) -> Times {
 }
 
 fn theirs(scene: &Scene, outages: usize) -> Times {
-    let job = scene.machine.spawn(
-        "usual",
-        &format!("usual_way watch {CHIP} {POWER_FAIL} /data/usual.db"),
-    );
-    let lines = |what: &str| -> Vec<Vec<f64>> { numbers(&scene.machine.log_of(&job), what) };
+    let machine = &scene.machine;
+    let witness = machine.spawn("witness", &format!("line_watch {CHIP} {WITNESS}"));
+    let script = format!("sh /usr/bin/usual.sh {CHIP} {POWER_FAIL}");
+    let job = machine.spawn("usual", &script);
+    let lines = |what: &str| numbers(&machine.log_of(&job), what);
+    machine.wait_for("the witness", |m| {
+        m.log_of(&witness).contains("level").then_some(())
+    });
     for n in 0..outages {
-        scene.machine.wait_for("the usual writer", |_| {
+        machine.wait_for("the usual writer", |_| {
             (lines("writing").len() > n).then_some(())
         });
         // Not in step with its looks: they are counted from its start, these from the answer.
         pace(WRITES + Duration::from_millis(n as u64 * 73 % 200));
-        scene.machine.lines.set(POWER_FAIL, true);
-        scene
-            .machine
-            .wait_for("the usual way", |_| (lines("lost").len() > n).then_some(()));
-        scene.machine.lines.set(POWER_FAIL, false);
+        machine.lines.set(WITNESS, true);
+        machine.lines.set(POWER_FAIL, true);
+        machine.wait_for("the usual way", |_| (lines("lost").len() > n).then_some(()));
+        machine.lines.set(WITNESS, false);
+        machine.lines.set(POWER_FAIL, false);
     }
-    let lost = lines("lost");
-    scene.machine.signal(&job, "KILL");
-    Times {
-        quiet: lost.iter().map(|l| l[0] / 1000.0).collect(),
-        durable: lost.iter().map(|l| l[1] / 1000.0).collect(),
-        ..Times::default()
+    let mut times = Times::default();
+    let edges = numbers(&machine.log_of(&witness), "rising");
+    for (lost, edge) in lines("lost").iter().zip(&edges) {
+        let since = |s: f64| s * 1000.0 - edge[0] / 1e6;
+        times.quiet.push(since(lost[0]));
+        times.durable.push(since(lost[1]));
     }
+    // The script first, so that it starts no writer again.
+    machine.signal(&job, "KILL");
+    machine.signal(&witness, "KILL");
+    machine.run("killall usual_way 2>/dev/null; true");
+    times
 }
 
 fn print(ours: &Times, theirs: &Times) {
