@@ -34,14 +34,14 @@ use load::{Load, Speech};
 
 const READING: &[u8] =
     b"{\"sensor_name\":\"boiler-1\",\"timestamp\":1767225600000,\"value\":71.5,\"unit\":\"C\"}\n";
-const LOADED: Duration = Duration::from_secs(15);
+const LOADED: Duration = Duration::from_secs(9);
 const IDLE_S: u64 = 60;
-/// ext4 brings its superblock up to date for some time after the last write.
-const SETTLED: Duration = Duration::from_secs(15);
-const SETTLES_WITHIN: Duration = Duration::from_secs(120);
+/// The kernel writes what is left dirty 30 s later, and ext4 its superblock after that.
+const SETTLED: Duration = Duration::from_secs(40);
+const SETTLES_WITHIN: Duration = Duration::from_secs(150);
 
 fn main() -> Result<(), String> {
-    let disk = match Disk::new(256) {
+    let disk = match Disk::new(1024) {
         Ok(disk) => disk,
         Err(why) => {
             println!("footprint: SKIPPED: no loop device with ext4 on this machine ({why})");

@@ -44,7 +44,7 @@ impl Client {
                         b'0'..=b'9' => self.number = self.number * 10 + u64::from(b - b'0'),
                         b'}' => self.done = self.number,
                         b'{' => self.number = 0,
-                        b'p' => panic!("the agent paused or refused a line"),
+                        b'p' => panic!("the agent paused or refused a line, or its disk is full"),
                         _ => {}
                     }
                 }
