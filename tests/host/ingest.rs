@@ -456,6 +456,14 @@ fn a_subscriber_that_does_not_read_is_told_the_newest_and_costs_nobody() {
     // Its answers fill the socket, then what is kept for it, and stay there.
     deaf.write_all(b"{\"subscribe\":\"power\"}\n")
         .expect("send");
+    // One byte at a time, so that nothing of what follows is taken; then it is subscribed.
+    let mut first = Vec::new();
+    while first.last() != Some(&b'\n') {
+        let mut byte = [0];
+        deaf.read_exact(&mut byte).expect("an answer");
+        first.extend(byte);
+    }
+    assert_eq!(first, b"{\"power\":\"first\"}\n");
     deaf.set_nonblocking(true).expect("nonblocking");
     let errors = b"nonsense\n".repeat(1000);
     let full = std::cell::Cell::new(0);
@@ -499,6 +507,5 @@ fn a_subscriber_that_does_not_read_is_told_the_newest_and_costs_nobody() {
         lines.read_line(&mut line).expect("an answer");
         serde_json::from_str(&line).expect("json")
     });
-    assert_eq!(words.first().map(String::as_str), Some("first"));
     assert!(words.len() < 100, "{} words were kept for it", words.len());
 }

@@ -1,3 +1,5 @@
+//! What is looked at, locked and synced of a database that is somebody else's.
+
 use super::*;
 use crate::clock::SystemClock;
 use rusqlite::Connection;

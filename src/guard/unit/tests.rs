@@ -1,3 +1,5 @@
+//! What a unit's cgroup is stopped and let go by, on a folder that imitates the kernel's.
+
 use super::*;
 use crate::clock::SystemClock;
 
