@@ -31,6 +31,8 @@ const IDLE: Duration = Duration::from_secs(10);
 /// What a step is given when the hold-up time is over but the supply still lives.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// While it waits for the last writer, the thread looks this often whether there is an order.
+const LOOK_UP: Duration = Duration::from_millis(2);
 /// What a checkpoint is given at least: it was found to fit.
 const LEAST: Duration = Duration::from_millis(10);
 
@@ -91,6 +93,7 @@ impl PlanThread {
             budget,
             heartbeat,
             outage: None,
+            quiet_at: None,
         };
         let thread = std::thread::Builder::new()
             .name("holdup-plan".into())
@@ -165,6 +168,8 @@ struct Runner {
     budget: Arc<Mutex<Budget>>,
     heartbeat: Heartbeat,
     outage: Option<Outage>,
+    /// Nobody in the agent has written since then: the gate is closed.
+    quiet_at: Option<Mono>,
 }
 
 impl Runner {
@@ -187,6 +192,10 @@ impl Runner {
             }
             if orders & order::SETTLE != 0 {
                 self.databases.iter_mut().for_each(|d| d.settle());
+                self.quiet_at = None;
+                if orders & order::RUN == 0 {
+                    self.note_quiet();
+                }
             }
             if orders & order::EARLY != 0 {
                 self.databases.iter_mut().for_each(|d| d.checkpoint_early());
@@ -206,6 +215,16 @@ impl Runner {
                 self.inspect();
             }
             self.publish_databases();
+        }
+    }
+
+    /// The gate was closed: from when on does nobody write? Not waited for when the plan begins.
+    fn note_quiet(&mut self) {
+        while self.gate.is_closed() && !self.orders.waiting() {
+            if self.gate.wait_quiet(LOOK_UP) {
+                self.quiet_at = Some(self.clock.mono());
+                return;
+            }
         }
     }
 
@@ -338,7 +357,10 @@ impl Runner {
             Step::Quiet => {
                 // Never called quiet while someone may still write: without end if need be.
                 while !self.gate.wait_quiet(GRACE) {}
-                outage.last.edge_to_quiet_ms = Some(millis(us(self.clock.mono(), outage.lost_at)));
+                // The gate was closed at the first lost edge and has not been open since.
+                let now = self.clock.mono();
+                let at = self.quiet_at.take().filter(|at| *at >= outage.lost_at);
+                outage.last.edge_to_quiet_ms = Some(millis(us(at.unwrap_or(now), outage.lost_at)));
                 Ok(())
             }
             Step::EndMark => self.end_mark(deadline, outage),

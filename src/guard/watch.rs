@@ -284,8 +284,11 @@ impl Watch {
         while let Some(action) = self.supply.poll_action() {
             match action {
                 Action::CloseGate => {
-                    self.gate.close(Closer::Power);
-                    self.orders.give(order::SETTLE);
+                    // Closed again at the commit point: what was in flight was settled before.
+                    if !self.gate.is_closed_by(Closer::Power) {
+                        self.gate.close(Closer::Power);
+                        self.orders.give(order::SETTLE);
+                    }
                 }
                 Action::OpenGate => self.gate.open(Closer::Power),
                 Action::Ride(on) => self.shared.set_riding(on),

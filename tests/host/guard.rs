@@ -386,6 +386,33 @@ fn parked_is_not_said_while_a_writer_is_still_inside_the_gate() {
 }
 
 #[test]
+fn quiet_is_when_the_last_writer_left_not_when_the_loss_was_certain() {
+    let w = World::new(false);
+    // Longer than a busy machine leaves a thread waiting.
+    let glitch = Duration::from_secs(3);
+    let settings = w.shared.published().settings;
+    w.shared.set_settings(PowerSettings { glitch, ..settings });
+    poll("the settings", || {
+        (w.shared.published().settings.glitch == glitch).then_some(())
+    });
+    let quiet = |leaves_in: &str| {
+        let pass = w.gate.try_enter().expect("open");
+        w.lines.set(true);
+        w.wait_for(leaves_in);
+        drop(pass);
+        w.wait_for("Parked");
+        let last = w.shared.last_outage().expect("outage");
+        w.lines.set(false);
+        w.wait_for("Good");
+        last.edge_to_quiet_ms.expect("quiet")
+    };
+    let early = quiet("Suspect");
+    assert!(early > 0.0 && early < 3000.0, "{early} ms");
+    let late = quiet("Failing");
+    assert!(late >= 3000.0, "{late} ms");
+}
+
+#[test]
 fn what_is_not_durable_gets_no_end_mark() {
     let w = World::new(true);
     w.lines.set(true);
