@@ -32,6 +32,9 @@ type Counts = Vec<(u8, u32)>;
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct CardCosts {
     commit: Counts,
+    /// Files of older versions have none.
+    #[serde(default)]
+    still: Counts,
     checkpoint: Counts,
     frame: Counts,
     mark: Counts,
@@ -71,6 +74,7 @@ impl CostsKeeper {
             .get(&card)
             .map_or_else(Budget::default, |c| Budget {
                 commit: Tail::restore(c.commit.iter().copied()),
+                still: Tail::restore(c.still.iter().copied()),
                 checkpoint: Tail::restore(c.checkpoint.iter().copied()),
                 frame: Tail::restore(c.frame.iter().copied()),
                 mark: Tail::restore(c.mark.iter().copied()),
@@ -93,6 +97,7 @@ impl CostsKeeper {
             let b = lock(budget);
             CardCosts {
                 commit: b.commit.counts().collect(),
+                still: b.still.counts().collect(),
                 checkpoint: b.checkpoint.counts().collect(),
                 frame: b.frame.counts().collect(),
                 mark: b.mark.counts().collect(),

@@ -30,14 +30,24 @@ pub trait GuardedDatabase: Send + fmt::Debug {
     fn name(&self) -> &str;
     /// Higher goes first.
     fn priority(&self) -> i32;
+    /// Does another application write it? Then it is stilled, while our own writers stop at the
+    /// gate.
+    fn is_guarded(&self) -> bool {
+        false
+    }
     /// Frames that a checkpoint would have to move now.
     fn frames(&self) -> u32;
     /// The first lost edge: commit what was taken, without waiting for more. Does not wait.
     fn settle(&mut self);
     /// Makes everything that was acknowledged or committed durable, in about `left`.
     fn commit(&mut self, left: Duration) -> Result<(), String>;
-    /// Moves the WAL into the database, in about `left`; how many frames. Other writers stay
-    /// out until [`Self::release`].
+    /// Keeps other writers out until [`Self::release`] and makes durable what they committed
+    /// meanwhile. Waits for them for `patience` at most, in all. Asked again after a failure, it
+    /// does what is left to do.
+    fn still(&mut self, _patience: Duration) -> Result<(), String> {
+        Ok(())
+    }
+    /// Moves the WAL into the database, in about `left`; how many frames.
     fn checkpoint(&mut self, left: Duration) -> Result<u32, String>;
     /// Waits, at most `patience`, until nothing that the plan asked for is still being done.
     fn is_quiet(&mut self, patience: Duration) -> bool;

@@ -4,9 +4,10 @@
 //! also with `synchronous=NORMAL` or `OFF`, and asks nothing of the application. A commit in a
 //! rollback journal *is* the removal of the journal, so without the directory's sync a cut could
 //! undo it. Then the write lock is taken, so that no transaction is under way, and what was
-//! committed meanwhile is synced too; a WAL is checkpointed by a second connection (one inside a
-//! transaction cannot). With a unit its processes are stopped while the lock is held, and the
-//! lock is let go; without one, or where others write too, the lock is kept for the outage.
+//! committed meanwhile is synced too. With a unit its processes are stopped while the lock is
+//! held, and the lock is let go; without one, or where others write too, the lock is kept for the
+//! outage. Only then, and only if there is time, a WAL is checkpointed, by a second connection
+//! (one inside a transaction cannot).
 //!
 //! A WAL that nobody has open is never opened: the agent would own its -wal and -shm and lock the
 //! owner out. Nor is a database whose writer died in a transaction: opening it would undo that in
@@ -34,7 +35,7 @@ pub use look::{
     Header, Holders, Journal, header, holders, is_read_only, not_writable, process_in_words,
     writer_now,
 };
-use look::{beside, cannot_open, is_hot, journal_is_live, open_plain, real};
+use look::{beside, cannot_open, is_hot, is_open_in_wal, journal_is_live, open_plain, real};
 use prospects::Prospects;
 
 /// A writer in the middle of its transaction, and a unit that is to stop, are waited for this
@@ -57,11 +58,30 @@ pub struct ForeignDatabase {
     outsiders: bool,
     problem: bool,
     other_writers: bool,
-    /// Our write lock, from the checkpoint to the release.
+    /// Our write lock, from the stilling to the release.
     held: Option<Held>,
-    /// The plan has done with it, and it was not let go yet.
-    parked: bool,
+    /// The plan has stilled it, or has tried to, and it was not let go yet.
+    parked: Option<Parked>,
     state: String,
+}
+
+/// What the plan knows of a database until the release.
+#[derive(Debug)]
+struct Parked {
+    header: Header,
+    stilled: Stilled,
+}
+
+/// How stilling the writers went.
+#[derive(Debug)]
+struct Stilled {
+    done: Result<(), String>,
+    /// What becomes of the writers.
+    words: String,
+    /// What was committed before is durable.
+    synced: bool,
+    /// The lock was had, so that it may be checkpointed.
+    locked: bool,
 }
 
 impl ForeignDatabase {
@@ -90,7 +110,7 @@ impl ForeignDatabase {
             problem: false,
             other_writers: false,
             held: None,
-            parked: false,
+            parked: None,
             state: "not looked at".to_owned(),
         }
     }
@@ -162,65 +182,77 @@ impl ForeignDatabase {
         Ok(header)
     }
 
-    /// Stills the writers and makes what they committed durable.
-    fn still(&mut self, header: Header, left: Duration) -> Result<u32, String> {
-        let wait = (left / 4).min(LOCK_WAIT);
+    /// Stills the writers and makes what they committed durable, in about `patience`. What an
+    /// earlier attempt holds is kept: no file is closed under our lock.
+    fn still_writers(&mut self, header: Header, patience: Duration) -> Stilled {
+        let wait = (patience / 2).min(LOCK_WAIT);
         // Stopped for another of its databases: a lock that it holds will not be let go.
         let stands = self.unit.as_ref().is_some_and(Unit::is_stopped);
-        let until = self.clock.mono() + if stands { Duration::ZERO } else { wait };
-        let lock = Lock::take(&real(&self.settings.path), header, until, &*self.clock);
-        if let Lock::Held(held, _) = &lock {
-            self.sync(Some(&held.file))?;
-        }
+        let lock = match self.held.take() {
+            Some(held) => Lock::Held(held),
+            None => {
+                let until = self.clock.mono() + if stands { Duration::ZERO } else { wait };
+                Lock::take(&real(&self.settings.path), header, until, &*self.clock)
+            }
+        };
+        // A failed sync lets nobody write on: that would only be more to lose.
+        let synced = match &lock {
+            Lock::Held(held) => self.sync(Some(&held.file)),
+            Lock::Needless(_) | Lock::Refused(_) => Ok(()),
+        };
         let stopped = match &mut self.unit {
             Some(unit) => unit.stop(self.clock.mono() + wait, &*self.clock),
             None => Ok(false),
         };
         let unit = self.settings.unit.clone().unwrap_or_default();
-        match (lock, stopped) {
-            (Lock::Held(held, done), Ok(true)) if !self.outsiders => {
-                self.state = format!("{}; unit {unit} is stopped", told(&done, header));
+        let is_stopped = format!("unit {unit} is stopped");
+        let locked = matches!(lock, Lock::Held(_));
+        let (synced, done, words) = match (lock, stopped) {
+            (Lock::Held(held), Ok(true)) if !self.outsiders => {
                 drop(held);
-                done
+                (synced, Ok(()), is_stopped)
             }
-            (Lock::Held(held, done), stopped) => {
+            (Lock::Held(held), stopped) => {
                 self.held = Some(held);
-                self.state = format!("{}; its writers wait", told(&done, header));
+                let words = "its writers wait";
                 match stopped {
-                    Ok(true) => {
-                        self.state = format!("{}; unit {unit} is stopped", self.state);
-                        done
-                    }
-                    Ok(false) => done,
+                    Ok(true) => (synced, Ok(()), format!("{words}; {is_stopped}")),
+                    Ok(false) => (synced, Ok(()), words.to_owned()),
                     Err(why) => {
-                        self.state = format!("{}: {why}", self.state);
-                        Err(format!("{why}; its writers wait for the lock instead"))
+                        let told = format!("{words}: {why}");
+                        (
+                            synced,
+                            Err(format!("{why}; {words} for the lock instead")),
+                            told,
+                        )
                     }
                 }
             }
-            (Lock::Needless(why), Ok(false)) => {
-                self.state = format!("synced; {why}");
-                Ok(0)
-            }
+            (Lock::Needless(why), Ok(false)) => (synced, Ok(()), why.to_owned()),
             (Lock::Needless(why), Ok(true)) => {
-                self.sync(None)?;
-                self.state = format!("synced; {why}; unit {unit} is stopped");
-                Ok(0)
+                (self.sync(None), Ok(()), format!("{why}; {is_stopped}"))
             }
             // Stopped in the middle of a transaction, perhaps: nothing of that was committed.
             (Lock::Refused(why), Ok(true)) => {
-                self.sync(None)?;
-                self.state = format!("synced; unit {unit} is stopped; not locked: {why}");
-                if self.outsiders { Err(why) } else { Ok(0) }
+                let words = format!("{is_stopped}; not locked: {why}");
+                let done = if self.outsiders { Err(why) } else { Ok(()) };
+                (self.sync(None), done, words)
             }
             (Lock::Refused(why), Ok(false)) | (Lock::Needless(_), Err(why)) => {
-                self.state = format!("synced; its writers go on: {why}");
-                Err(why)
+                let words = format!("its writers go on: {why}");
+                (synced, Err(why), words)
             }
             (Lock::Refused(why), Err(also)) => {
-                self.state = format!("synced; its writers go on: {why}; {also}");
-                Err(format!("{why}; {also}"))
+                let why = format!("{why}; {also}");
+                let words = format!("its writers go on: {why}");
+                (synced, Err(why), words)
             }
+        };
+        Stilled {
+            synced: synced.is_ok(),
+            done: synced.and(done),
+            words,
+            locked,
         }
     }
 
@@ -231,7 +263,7 @@ impl ForeignDatabase {
         }
         // Closing rolls back what the lock began; nothing was written in it.
         self.held = None;
-        self.parked = false;
+        self.parked = None;
     }
 }
 
@@ -242,6 +274,10 @@ impl GuardedDatabase for ForeignDatabase {
 
     fn priority(&self) -> i32 {
         self.settings.priority
+    }
+
+    fn is_guarded(&self) -> bool {
+        true
     }
 
     fn frames(&self) -> u32 {
@@ -261,15 +297,47 @@ impl GuardedDatabase for ForeignDatabase {
         self.sync(None)
     }
 
-    fn checkpoint(&mut self, left: Duration) -> Result<u32, String> {
-        if self.parked {
-            return Ok(0);
-        }
-        let Some(header) = self.check()? else {
+    fn still(&mut self, patience: Duration) -> Result<(), String> {
+        let header = match &self.parked {
+            Some(parked) if parked.stilled.done.is_ok() => return Ok(()),
+            // Not looked at again: that would close the file under our lock.
+            Some(parked) => parked.header,
+            None => match self.check()? {
+                Some(header) => header,
+                None => return Ok(()),
+            },
+        };
+        let stilled = self.still_writers(header, patience);
+        let how = if stilled.synced {
+            "synced"
+        } else {
+            "not synced"
+        };
+        self.state = format!("{how}; {}", stilled.words);
+        let done = stilled.done.clone();
+        self.parked = Some(Parked { header, stilled });
+        done
+    }
+
+    fn checkpoint(&mut self, _left: Duration) -> Result<u32, String> {
+        let Some(Parked { header, stilled }) = &self.parked else {
             return Ok(0);
         };
-        self.parked = true;
-        self.still(header, left)
+        if header.journal == Journal::Rollback || !stilled.locked {
+            return Ok(0);
+        }
+        let real = real(&self.settings.path);
+        // With the lock let go, its owner may have been killed since: never ours to own.
+        if self.held.is_none() && !matches!(is_open_in_wal(&real), Ok(true)) {
+            return Ok(0);
+        }
+        let done = lock::checkpoint(&real);
+        let words = &stilled.words;
+        self.state = match &done {
+            Ok(_) => format!("checkpointed; {words}"),
+            Err(e) => format!("synced; not checkpointed: {e}; {words}"),
+        };
+        done
     }
 
     fn is_quiet(&mut self, _patience: Duration) -> bool {
@@ -280,7 +348,7 @@ impl GuardedDatabase for ForeignDatabase {
     fn checkpoint_early(&mut self) {}
 
     fn inspect(&mut self, hurry: &dyn Fn() -> bool) {
-        if self.parked {
+        if self.parked.is_some() {
             return;
         }
         let before = std::mem::take(&mut self.state);
@@ -320,7 +388,7 @@ impl GuardedDatabase for ForeignDatabase {
     }
 
     fn release(&mut self) {
-        if self.parked {
+        if self.parked.is_some() {
             self.let_go();
             "its writers go on".clone_into(&mut self.state);
         }
@@ -342,14 +410,6 @@ impl GuardedDatabase for ForeignDatabase {
 impl Drop for ForeignDatabase {
     fn drop(&mut self) {
         self.let_go();
-    }
-}
-
-fn told(done: &Result<u32, String>, header: Header) -> String {
-    match (done, header.journal) {
-        (Ok(_), Journal::Wal) => "checkpointed".to_owned(),
-        (Ok(_), Journal::Rollback) => "synced".to_owned(),
-        (Err(e), _) => format!("synced; not checkpointed: {e}"),
     }
 }
 

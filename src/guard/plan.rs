@@ -1,8 +1,10 @@
 //! The plan as a list of steps, and which of them are started in the time that is left.
 //!
-//! Sans-IO. What makes acknowledged rows durable is never dropped. A checkpoint whose expected
-//! cost does not fit is dropped: the rows are safe in the WAL, and the time is better spent on
-//! the end mark. Write-back and freeze cannot be interrupted, so their worst case must fit.
+//! Sans-IO. What makes acknowledged rows durable is never dropped, and neither is the stilling of
+//! other applications' writers: a parked gateway has nobody who goes on writing. What we
+//! acknowledged ourselves comes first. A checkpoint whose expected cost does not fit is dropped:
+//! the rows are safe in the WAL, and the time is better spent on the end mark. Write-back and
+//! freeze cannot be interrupted, so their worst case must fit.
 
 use heapless::Vec;
 
@@ -11,8 +13,9 @@ use crate::power::{Cause, StepCost};
 
 /// Databases at most, the agent's own included.
 pub(super) const DATABASES: usize = 16;
-/// Steps at most.
-pub(super) const STEPS: usize = 2 * DATABASES + 4;
+/// Steps at most: each database is committed, stilled, checkpointed and, where that was too
+/// short, stilled once more.
+pub(super) const STEPS: usize = 4 * DATABASES + 4;
 
 /// One step. Databases are named by their place in the plan's list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +24,9 @@ pub enum Step {
     Commit(u8),
     /// Wait until nobody in the agent holds the right to write.
     Quiet,
+    /// Keep another application from writing until the outage is over, and sync what it committed
+    /// meanwhile.
+    Still(u8),
     /// Checkpoint and sync.
     Checkpoint(u8),
     /// Write the end mark: everything acknowledged is durable.
@@ -37,6 +43,7 @@ impl Step {
         match self {
             Self::Commit(_) => "commit",
             Self::Quiet => "quiet",
+            Self::Still(_) => "still",
             Self::Checkpoint(_) => "checkpoint",
             Self::EndMark => "end_mark",
             Self::SyncFs => "syncfs",
@@ -47,7 +54,7 @@ impl Step {
     /// The database it is about.
     pub const fn database(self) -> Option<usize> {
         match self {
-            Self::Commit(n) | Self::Checkpoint(n) => Some(n as usize),
+            Self::Commit(n) | Self::Still(n) | Self::Checkpoint(n) => Some(n as usize),
             Self::Quiet | Self::EndMark | Self::SyncFs | Self::Freeze => None,
         }
     }
@@ -70,11 +77,18 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The steps for `databases` databases, highest priority first. A stop neither writes back
-    /// what others dirtied nor freezes.
-    pub fn new(cause: Cause, databases: usize, may_freeze: bool) -> Self {
+    /// The steps for the databases, highest priority first; of each, whether it is another
+    /// application's. A stop neither stills others, nor checkpoints what is theirs, nor writes
+    /// back what they dirtied, nor freezes.
+    pub fn new(cause: Cause, guarded: &[bool], may_freeze: bool) -> Self {
         let mut steps = Vec::new();
-        let databases = 0..databases.min(DATABASES) as u8;
+        let all = || (0u8..=u8::MAX).zip(guarded.iter().copied());
+        let mine = guarded.iter().filter(|theirs| !*theirs).count();
+        let of = |whose| all().filter(move |(_, g)| *g == whose).map(|(n, _)| n);
+        let own = || of(false).take(DATABASES);
+        // Too many of theirs never cost one of ours its place.
+        let theirs = || of(true).take(DATABASES.saturating_sub(mine));
+        let outage = cause != Cause::Stop;
         let tail: &[Step] = match (cause, may_freeze) {
             (Cause::Stop, _) => &[Step::EndMark],
             (Cause::PowerFail | Cause::BatteryLow | Cause::Rehearsal, false) => {
@@ -84,11 +98,14 @@ impl Plan {
                 &[Step::EndMark, Step::SyncFs, Step::Freeze]
             }
         };
-        let all = (databases.clone().map(Step::Commit))
-            .chain([Step::Quiet])
-            .chain(databases.map(Step::Checkpoint))
-            .chain(tail.iter().copied());
-        steps.extend(all);
+        steps.extend(own().chain(theirs()).map(Step::Commit));
+        steps.extend([Step::Quiet]);
+        let stilled: Vec<u8, DATABASES> = theirs().filter(|_| outage).collect();
+        steps.extend(stilled.iter().copied().map(Step::Still));
+        let mut checkpointed: Vec<u8, DATABASES> = own().chain(stilled).collect();
+        checkpointed.sort_unstable();
+        steps.extend(checkpointed.into_iter().map(Step::Checkpoint));
+        steps.extend(tail.iter().copied());
         Self { steps, next: 0 }
     }
 
@@ -104,7 +121,7 @@ impl Plan {
         let left = deadline.since(now);
         let cost_of_step = cost(step);
         let fits = match step {
-            Step::Commit(_) | Step::Quiet | Step::EndMark => true,
+            Step::Commit(_) | Step::Quiet | Step::Still(_) | Step::EndMark => true,
             Step::Checkpoint(_) => cost_of_step.expected + cost(Step::EndMark).expected <= left,
             Step::SyncFs | Step::Freeze => cost_of_step.worst <= left,
         };
@@ -149,7 +166,11 @@ mod tests {
 
     #[test]
     fn everything_is_durable_before_anything_is_checkpointed() {
-        let all = run(&mut Plan::new(Cause::PowerFail, 2, true), 2000, |_| (1, 1));
+        let all = run(
+            &mut Plan::new(Cause::PowerFail, &[false; 2], true),
+            2000,
+            |_| (1, 1),
+        );
         let steps: std::vec::Vec<_> = all
             .iter()
             .map(|d| matches!(d, Decision::Run(_)).then_some(d))
@@ -173,7 +194,9 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_dropped_but_never_a_commit_or_the_end_mark() {
-        let all = run(&mut Plan::new(Cause::PowerFail, 1, true), 0, |_| (400, 900));
+        let all = run(&mut Plan::new(Cause::PowerFail, &[false], true), 0, |_| {
+            (400, 900)
+        });
         let ran: std::vec::Vec<_> = all
             .iter()
             .filter(|d| matches!(d, Decision::Run(_)))
@@ -189,14 +212,83 @@ mod tests {
     }
 
     #[test]
+    fn others_are_stilled_after_what_is_ours_is_durable_and_before_any_checkpoint() {
+        let plan = &mut Plan::new(Cause::PowerFail, &[true, false, true], false);
+        assert_eq!(
+            run(plan, 2000, |_| (1, 1)),
+            [
+                Step::Commit(1),
+                Step::Commit(0),
+                Step::Commit(2),
+                Step::Quiet,
+                Step::Still(0),
+                Step::Still(2),
+                Step::Checkpoint(0),
+                Step::Checkpoint(1),
+                Step::Checkpoint(2),
+                Step::EndMark,
+                Step::SyncFs,
+            ]
+            .map(Decision::Run)
+        );
+    }
+
+    #[test]
+    fn without_time_others_are_stilled_all_the_same() {
+        let plan = &mut Plan::new(Cause::PowerFail, &[false, true], true);
+        let all = run(plan, 0, |_| (400, 900));
+        assert!(all.contains(&Decision::Run(Step::Still(1))), "{all:?}");
+        let dropped = |d: &Decision| matches!(d, Decision::Drop(Step::Checkpoint(_), _));
+        assert_eq!(all.iter().filter(|d| dropped(d)).count(), 2, "{all:?}");
+    }
+
+    #[test]
+    fn a_stop_leaves_other_peoples_writers_alone() {
+        let all = run(
+            &mut Plan::new(Cause::Stop, &[false, true], true),
+            9000,
+            |_| (1, 1),
+        );
+        let steps = [
+            Step::Commit(0),
+            Step::Commit(1),
+            Step::Quiet,
+            Step::Checkpoint(0),
+            Step::EndMark,
+        ];
+        assert_eq!(all, steps.map(Decision::Run));
+    }
+
+    #[test]
+    fn every_step_of_the_most_databases_has_room() {
+        for guarded in [[true; DATABASES], [false; DATABASES]] {
+            let plan = Plan::new(Cause::PowerFail, &guarded, true);
+            assert_eq!(plan.steps.last(), Some(&Step::Freeze));
+            let again = guarded.iter().filter(|g| **g).count();
+            assert!(plan.steps.len() + again <= STEPS);
+        }
+    }
+
+    #[test]
+    fn too_many_of_theirs_never_cost_ours_its_place() {
+        let mut guarded = [true; 2 * DATABASES];
+        guarded[2 * DATABASES - 1] = false;
+        let plan = Plan::new(Cause::PowerFail, &guarded, true);
+        let own = 2 * DATABASES as u8 - 1;
+        assert_eq!(plan.steps[0], Step::Commit(own));
+        assert!(plan.steps.contains(&Step::Checkpoint(own)));
+    }
+
+    #[test]
     fn a_freeze_is_not_started_unless_its_worst_case_fits() {
         let all = run(
-            &mut Plan::new(Cause::PowerFail, 1, true),
+            &mut Plan::new(Cause::PowerFail, &[false], true),
             500,
             |s| match s {
                 Step::Freeze => (10, 600),
                 Step::Commit(_)
                 | Step::Quiet
+                | Step::Still(_)
                 | Step::Checkpoint(_)
                 | Step::EndMark
                 | Step::SyncFs => (5, 5),
@@ -210,7 +302,9 @@ mod tests {
 
     #[test]
     fn a_stop_does_not_freeze() {
-        let all = run(&mut Plan::new(Cause::Stop, 1, true), 9000, |_| (1, 1));
+        let all = run(&mut Plan::new(Cause::Stop, &[false], true), 9000, |_| {
+            (1, 1)
+        });
         assert_eq!(all.last(), Some(&Decision::Run(Step::EndMark)));
     }
 }

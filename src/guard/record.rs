@@ -434,15 +434,23 @@ impl StepReport<'_> {
     }
 }
 
-/// Writes `mark` into `block`. One that does not fit (many databases with long names) loses its
-/// steps, not its times.
+/// Writes `mark` into `block`. One that does not fit (many databases with long names) loses the
+/// steps that went well, then the last of the others, never its times.
 fn encode(mark: &Mark<'_>, block: &mut Block) {
-    if !seal(MAGIC, mark, block) {
-        let mut short = mark.clone();
-        if let Mark::End { steps, .. } | Mark::Resumed { steps, .. } = &mut short {
-            steps.clear();
+    if seal(MAGIC, mark, block) {
+        return;
+    }
+    let mut short = mark.clone();
+    if let Mark::End { steps, .. } | Mark::Resumed { steps, .. } = &mut short {
+        steps.retain(|s| s.outcome != "done");
+    }
+    while !seal(MAGIC, &short, block) {
+        let (Mark::End { steps, .. } | Mark::Resumed { steps, .. }) = &mut short else {
+            return;
+        };
+        if steps.pop().is_none() {
+            return;
         }
-        seal(MAGIC, &short, block);
     }
 }
 
@@ -707,5 +715,52 @@ mod tests {
             panic!("no mark")
         };
         assert_eq!((at_ns, steps.len()), (7, 0));
+    }
+
+    #[test]
+    fn a_mark_without_room_for_every_step_keeps_those_that_did_not_go_well() {
+        let step = |k: usize| StepReport {
+            step: "still".into(),
+            database: Some(format!("{k}{}", "x".repeat(100)).into()),
+            at_us: 1,
+            took_us: 2,
+            expected_us: None,
+            worst_us: None,
+            needs_us: None,
+            outcome: if k.is_multiple_of(8) {
+                "failed"
+            } else {
+                "done"
+            }
+            .into(),
+            why: None,
+        };
+        let end = |most| {
+            let mut b = [0; BlockFile::BLOCK];
+            let mark = Mark::End {
+                n: 1,
+                at_ns: 7,
+                quiet_us: Some(3),
+                durable_us: Some(4),
+                steps: (0..most).map(step).collect(),
+            };
+            encode(&mark, &mut b);
+            match decode(&b) {
+                Some(Mark::End { steps, .. }) => steps,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(end(16).len(), 16);
+        let short = end(64);
+        assert_eq!(short.len(), 8);
+        assert!(short.iter().all(|s| s.outcome == "failed"));
+        let shorter = end(640);
+        assert!(shorter.len() > 8, "{}", shorter.len());
+        assert!(
+            shorter[0]
+                .database
+                .as_deref()
+                .is_some_and(|d| d.starts_with("0x"))
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! The plan thread: runs the plan's steps, each of which may block, and tells how each went.
 
 mod exercise;
+mod stilling;
 
 use std::fs;
 use std::io;
@@ -279,7 +280,8 @@ impl Runner {
         } else {
             self.machine.freeze_refusal().map(str::to_owned)
         };
-        let mut plan = Plan::new(cause, self.databases.len(), no_freeze.is_none());
+        let guarded: std::vec::Vec<_> = self.databases.iter().map(|d| d.is_guarded()).collect();
+        let mut plan = Plan::new(cause, &guarded, no_freeze.is_none());
         while let Some(decision) = plan.next(self.clock.mono(), deadline, |s| self.cost(s)) {
             let (Decision::Run(step) | Decision::Drop(step, _)) = decision;
             let cost = self.cost(step);
@@ -291,9 +293,8 @@ impl Runner {
                     (outcome, self.clock.mono().since(began))
                 }
             };
-            if matches!(step, Step::Freeze) && matches!(outcome, Outcome::Done) {
-                outage.frozen = true;
-                lock(&self.budget).write_back.note(took);
+            if matches!(outcome, Outcome::Done) {
+                self.learn(step, took, &mut outage);
             }
             outage
                 .traces
@@ -321,6 +322,7 @@ impl Runner {
                 })
                 .ok();
         }
+        self.still_again(&mut outage);
         // A checkpoint that took longer than the hold-up time is still being written: not parked
         // before it has ended, however long that takes.
         for database in &mut self.databases {
@@ -342,11 +344,9 @@ impl Runner {
         let left = deadline.since(self.clock.mono()).max(GRACE);
         let done = match step {
             Step::Commit(n) => self.database(n).commit(left),
-            // Other people's writers are not stilled because the agent ends.
-            Step::Checkpoint(n)
-                if outage.cause == Cause::Stop && self.database(n).view().role == "guarded" =>
-            {
-                Ok(())
+            Step::Still(n) => {
+                let patience = self.patience(deadline, outage);
+                self.database(n).still(patience)
             }
             Step::Checkpoint(n) => {
                 // What is durable already must not cost the end mark its time.
@@ -387,7 +387,7 @@ impl Runner {
         }
         // Acknowledged is what our own databases said; another application's failure is told by
         // its step.
-        let failed = failed.filter(|(n, _)| self.database(*n).view().role == "own");
+        let failed = failed.filter(|(n, _)| !self.database(*n).is_guarded());
         if let (Cause::Stop, Some((_, why))) = (outage.cause, &failed) {
             log::error!("stopped although not everything is durable: {why}");
             return Err(why.clone());
@@ -469,7 +469,8 @@ impl Runner {
     fn cost(&self, step: Step) -> StepCost {
         let budget = lock(&self.budget);
         match step {
-            Step::Commit(_) => budget.cost(StepKind::Commit, 0),
+            Step::Commit(n) if !self.is_guarded(n) => budget.cost(StepKind::Commit, 0),
+            Step::Commit(_) | Step::Still(_) => budget.cost(StepKind::Still, 0),
             Step::Quiet => StepCost {
                 expected: Duration::ZERO,
                 worst: Duration::ZERO,
@@ -524,6 +525,12 @@ impl Runner {
     fn publish_databases(&self) {
         self.shared
             .set_databases(self.databases.iter().map(|d| d.view()).collect());
+    }
+
+    fn is_guarded(&self, n: u8) -> bool {
+        self.databases
+            .get(usize::from(n))
+            .is_some_and(|d| d.is_guarded())
     }
 
     fn database(&mut self, n: u8) -> &mut dyn GuardedDatabase {

@@ -14,6 +14,9 @@ use super::tail::Tail;
 pub enum StepKind {
     /// Commit what is in flight.
     Commit,
+    /// Sync another application's database with its directory, before and after its writers are
+    /// stilled.
+    Still,
     /// Checkpoint one database and sync it.
     Checkpoint,
     /// Write one block of the outage record.
@@ -27,6 +30,7 @@ impl StepKind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Commit => "commit",
+            Self::Still => "still",
             Self::Checkpoint => "checkpoint",
             Self::Mark => "mark",
             Self::WriteBack => "write_back",
@@ -59,6 +63,9 @@ const FRAME_BYTES: u64 = 4096;
 pub struct Budget {
     /// Commits.
     pub commit: Tail,
+    /// Syncs and stillings of other applications' databases: a directory's sync is a commit of
+    /// the file system's journal, many times a commit of ours.
+    pub still: Tail,
     /// Checkpoints, without moving frames.
     pub checkpoint: Tail,
     /// Moving one frame.
@@ -92,6 +99,11 @@ impl Budget {
         let now = |tail: &Tail| tail.median().max(tail.lately()).max(self.commit.lately());
         let (fixed, expected) = match kind {
             StepKind::Commit => (self.commit.worst(), now(&self.commit)),
+            // No outage and no rehearsal has shown it yet: more than one sync.
+            StepKind::Still if self.still.is_empty() => {
+                return self.cost(StepKind::Checkpoint, frames);
+            }
+            StepKind::Still => (self.still.worst(), now(&self.still)),
             StepKind::Checkpoint => (self.checkpoint.worst(), now(&self.checkpoint)),
             StepKind::Mark => (self.mark.worst(), self.mark.median()),
             StepKind::WriteBack if self.write_back.is_empty() => {
@@ -116,12 +128,15 @@ impl Budget {
     pub fn predict(&self, frames: u32, guarded: u32) -> (Duration, StepKind, Duration) {
         let sum = [
             (StepKind::Commit, self.cost(StepKind::Commit, 0).worst),
+            // Synced first, stilled then.
+            (
+                StepKind::Still,
+                self.cost(StepKind::Still, 0).worst * guarded * 2,
+            ),
             (
                 StepKind::Checkpoint,
                 self.cost(StepKind::Checkpoint, frames).worst
-                    + (self.cost(StepKind::Commit, 0).worst
-                        + self.cost(StepKind::Checkpoint, 0).worst)
-                        * guarded,
+                    + self.cost(StepKind::Checkpoint, 0).worst * guarded,
             ),
             (StepKind::Mark, self.cost(StepKind::Mark, 0).worst),
         ];
@@ -179,6 +194,22 @@ mod tests {
         assert!(b.predict(frames, 0).0 <= allowed, "{frames} frames");
         assert!(frames > 100, "{frames}");
         assert!(b.wal_limit(Duration::from_millis(100), 0) < frames);
+    }
+
+    #[test]
+    fn each_guarded_database_counts_with_what_its_syncs_took() {
+        let mut b = learned(5, 200);
+        let (before, ..) = b.predict(0, 0);
+        b.still.note(Duration::from_millis(324));
+        assert_eq!(b.predict(0, 0).0, before, "nobody else's database");
+        let (total, step, _) = b.predict(0, 2);
+        assert!(
+            total >= before + Duration::from_millis(4 * 324),
+            "{total:?}"
+        );
+        assert_eq!(step, StepKind::Still);
+        let unknown = learned(5, 200);
+        assert!(unknown.predict(0, 1).0 > unknown.predict(0, 0).0);
     }
 
     #[test]

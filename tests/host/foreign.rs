@@ -82,9 +82,10 @@ fn put(path: &Path, text: &str) {
         .expect("write");
 }
 
-/// The plan's two steps.
+/// The plan's three steps.
 fn plan(db: &mut ForeignDatabase) -> Result<u32, String> {
     db.commit(LONG)?;
+    db.still(LONG)?;
     db.checkpoint(LONG)
 }
 
@@ -197,6 +198,54 @@ fn readiness_names_other_writers_before_the_outage() {
     let state = s["databases"][1]["state"].as_str().expect("state");
     assert!(state.contains("never lets its lock go"), "{state}");
     agent.stop();
+}
+
+/// Each step's name, database and outcome.
+fn steps(status: &serde_json::Value) -> Vec<String> {
+    let steps = status["last_outage"]["steps"].as_array().expect("steps");
+    let word = |s: &serde_json::Value, key: &str| s[key].as_str().unwrap_or("-").to_owned();
+    let of = |s| {
+        ["step", "database", "outcome"]
+            .map(|key| word(s, key))
+            .join(" ")
+    };
+    steps.iter().map(of).collect()
+}
+
+#[test]
+fn a_writer_is_stilled_in_an_outage_that_leaves_no_time_for_its_checkpoint() {
+    let home = Home::with(
+        "holdup_ms = 300\nglitch_ms = 20\nrestore_ms = 100\nrecharge_s = 86400\nsettle_after = 0",
+        "[[database]]\npath = \"/nonexistent/app.db\"\n",
+    );
+    let text = fs::read_to_string(home.config()).expect("config");
+    let path = home.path("app.db");
+    let text = text.replace("/nonexistent/app.db", &path.display().to_string());
+    home.write("holdup.toml", text.as_bytes());
+    let mut app = Application::start("foreign::the_other_application", &path);
+    app.run("PRAGMA journal_mode=WAL; CREATE TABLE t(a)");
+    let mut agent = home.serving();
+    home.power(true);
+    // The supply is empty then, and stays so.
+    agent.wait_for("an empty supply", |s| {
+        s["supply"] == "Parked" && s["holdup_left_ms"] == 0
+    });
+    home.power(false);
+    agent.wait_for_supply("Good");
+    app.run("INSERT INTO t VALUES(1)");
+    home.power(true);
+    let parked = agent.wait_for_supply("Parked");
+    let steps = steps(&parked);
+    for expected in ["still app.db done", "checkpoint app.db dropped"] {
+        assert!(steps.iter().any(|s| s == expected), "{expected}: {steps:?}");
+    }
+    assert_eq!(app.sql("INSERT INTO t VALUES(2)"), "database is locked");
+    home.power(false);
+    agent.wait_for_supply("Good");
+    app.run("INSERT INTO t VALUES(2)");
+    // Told to stop, the agent locks nobody out.
+    agent.stop();
+    app.run("INSERT INTO t VALUES(3)");
 }
 
 #[test]
@@ -317,7 +366,7 @@ fn a_unit_that_does_not_stop_in_time_waits_for_the_lock() {
     put(&events, "populated 1\nfrozen 0\n");
     let mut db = w.guarded("app.db", Some("app.service"));
     db.commit(LONG).expect("commit");
-    let e = db.checkpoint(Duration::from_millis(200)).expect_err("late");
+    let e = db.still(Duration::from_millis(200)).expect_err("late");
     assert!(
         e.contains("did not stop in time") && e.contains("wait"),
         "{e}"

@@ -111,22 +111,25 @@ impl Lamps for NoLamps {
 }
 
 #[derive(Debug)]
-struct FakeMachine(Journal);
+struct FakeMachine {
+    journal: Journal,
+    refuses: Option<&'static str>,
+}
 
 impl Machine for FakeMachine {
     fn freeze_refusal(&self) -> Option<&str> {
-        None
+        self.refuses
     }
     fn freeze(&self) -> io::Result<()> {
-        note(&self.0, "freeze");
+        note(&self.journal, "freeze");
         Ok(())
     }
     fn thaw(&self) -> io::Result<bool> {
-        note(&self.0, "thaw");
+        note(&self.journal, "thaw");
         Ok(true)
     }
     fn off(&self, _how: OnParkMax) -> io::Error {
-        note(&self.0, "off");
+        note(&self.journal, "off");
         io::Error::other("a fake")
     }
 }
@@ -136,6 +139,8 @@ struct FakeDatabase {
     name: &'static str,
     priority: i32,
     fails: bool,
+    /// Another application's: so often its writer is not to be stilled.
+    guarded: Option<u32>,
     journal: Journal,
 }
 
@@ -157,6 +162,23 @@ impl GuardedDatabase for FakeDatabase {
         } else {
             Ok(())
         }
+    }
+    fn is_guarded(&self) -> bool {
+        self.guarded.is_some()
+    }
+    fn still(&mut self, _patience: Duration) -> Result<(), String> {
+        let refusals = self.guarded.unwrap_or_default();
+        self.guarded = Some(refusals.saturating_sub(1));
+        let how = if refusals > 0 {
+            "cannot still"
+        } else {
+            "still"
+        };
+        note(&self.journal, format!("{how} {}", self.name));
+        if refusals > 0 {
+            return Err("a writer holds the lock".to_owned());
+        }
+        Ok(())
     }
     fn checkpoint(&mut self, _left: Duration) -> Result<u32, String> {
         note(&self.journal, format!("checkpoint {}", self.name));
@@ -192,8 +214,26 @@ struct World {
     guard: Option<Guard>,
 }
 
+/// What is special about a world.
+#[derive(Clone, Copy, Default)]
+struct Special {
+    /// The first database's commits fail.
+    fails: bool,
+    /// The file system cannot be frozen.
+    no_freeze: bool,
+    /// The second database is another application's; see [`FakeDatabase`].
+    guarded: Option<u32>,
+}
+
 impl World {
     fn new(fails: bool) -> Self {
+        Self::with(Special {
+            fails,
+            ..Special::default()
+        })
+    }
+
+    fn with(special: Special) -> Self {
         let home = tempfile::tempdir().expect("temp dir");
         let settings = PowerSettings {
             source: Source::Capacitor,
@@ -233,11 +273,12 @@ impl World {
         .expect("record");
         let (heartbeat, _) =
             Heartbeat::open(&medium, &home.path().join("beat"), "boot-a").expect("heartbeat");
-        let database = |name, priority, fails| -> Box<dyn GuardedDatabase> {
+        let database = |name, priority, fails, guarded| -> Box<dyn GuardedDatabase> {
             Box::new(FakeDatabase {
                 name,
                 priority,
                 fails,
+                guarded,
                 journal: Arc::clone(&journal),
             })
         };
@@ -249,7 +290,10 @@ impl World {
             before: record.charge_before(),
             gate: Arc::clone(&gate),
             clock,
-            machine: Arc::new(FakeMachine(Arc::clone(&journal))),
+            machine: Arc::new(FakeMachine {
+                journal: Arc::clone(&journal),
+                refuses: special.no_freeze.then_some("a test"),
+            }),
             opener: Box::new(Opener(lines.clone())),
             lamps: Box::new(NoLamps),
             shared: Arc::clone(&shared),
@@ -257,7 +301,10 @@ impl World {
                 medium,
                 record,
                 marks,
-                databases: vec![database("low", 1, fails), database("high", 9, false)],
+                databases: vec![
+                    database("low", 1, special.fails, None),
+                    database("high", 9, false, special.guarded),
+                ],
                 budget: Arc::new(Mutex::new(Budget::default())),
                 heartbeat,
             },
@@ -595,4 +642,38 @@ fn what_is_not_durable_is_not_measured() {
         None,
         "no stamp before the end mark"
     );
+}
+
+#[test]
+fn a_writer_that_could_not_be_stilled_is_tried_once_more_when_nothing_is_endangered() {
+    for (no_freeze, refusals) in [(true, 0), (true, 1), (true, 2), (false, 1)] {
+        let w = World::with(Special {
+            no_freeze,
+            guarded: Some(refusals),
+            ..Special::default()
+        });
+        w.lines.set(true);
+        w.wait_for("Parked");
+        let mut expected = vec![
+            "commit low",
+            "commit high",
+            if refusals > 0 {
+                "cannot still high"
+            } else {
+                "still high"
+            },
+            "checkpoint high",
+            "checkpoint low",
+        ];
+        // A frozen file system holds everybody.
+        expected.extend((!no_freeze).then_some("freeze"));
+        expected.extend((no_freeze && refusals == 1).then_some("still high"));
+        expected.extend((no_freeze && refusals == 2).then_some("cannot still high"));
+        assert_eq!(w.journal(), expected);
+        let outage = w.shared.last_outage().expect("an outage");
+        assert_eq!(outage.ended, Ended::Clean, "ours is durable all the same");
+        let stilled: Vec<_> = outage.steps.iter().filter(|s| s.step == "still").collect();
+        let last = stilled.last().expect("a step");
+        assert_eq!(last.outcome == "done", no_freeze && refusals < 2, "{last}");
+    }
 }

@@ -119,6 +119,7 @@ fn what_was_committed_is_on_the_medium_in_every_journal_mode() {
         }
         // The same for what was committed after that sync and before the lock.
         app.run("INSERT INTO t VALUES(100)");
+        db.still(LONG).expect("still");
         db.checkpoint(LONG).expect("checkpoint");
         assert_eq!(
             after_a_cut(&disk, "app.db"),
@@ -151,6 +152,7 @@ fn a_database_on_a_read_only_file_system_is_said_to_be_and_left_alone() {
     assert!(!view.problem && !view.other_writers, "{view:?}");
     assert!(view.state.contains("read-only"), "{view:?}");
     db.commit(LONG).expect("nothing to sync");
+    assert_eq!(db.still(LONG), Ok(()));
     assert_eq!(db.checkpoint(LONG), Ok(0));
 }
 
@@ -239,6 +241,7 @@ fn a_writer_in_a_real_cgroup_is_stopped_between_two_commits_and_goes_on() {
             assert_ne!(app.answer(), "");
         }
         db.commit(LONG).expect("commit");
+        db.still(LONG).expect("still");
         db.checkpoint(LONG).expect("checkpoint");
         assert!(slice.is_frozen(), "{db:?}");
         // Nobody else writes: what is there stays as it is, and the lock is free.
@@ -259,6 +262,7 @@ fn a_writer_in_a_real_cgroup_is_stopped_between_two_commits_and_goes_on() {
 
         // The same once more, and the agent dies: what it has left is let go by the next one.
         db.commit(LONG).expect("commit");
+        db.still(LONG).expect("still");
         db.checkpoint(LONG).expect("checkpoint");
         assert!(slice.is_frozen(), "{db:?}");
         std::mem::forget(db);

@@ -1,4 +1,4 @@
-//! The write lock of another application's database, and the checkpoint under it.
+//! The write lock of another application's database, and the checkpoint beside it.
 //!
 //! Taken only where opening the database harms nobody, held until dropped. Never waits without a
 //! limit.
@@ -28,8 +28,8 @@ pub(super) struct Held {
 
 /// How the attempt went.
 pub(super) enum Lock {
-    /// Ours. A checkpoint that did not move everything says why.
-    Held(Held, Result<u32, String>),
+    /// Ours: from here on nobody else writes.
+    Held(Held),
     /// Not tried, and no harm in that; why.
     Needless(&'static str),
     /// Not to be had.
@@ -37,7 +37,7 @@ pub(super) enum Lock {
 }
 
 impl Lock {
-    /// Takes the write lock of the database `real` and checkpoints, unless opening it would harm.
+    /// Takes the write lock of the database `real`, unless opening it would harm.
     pub(super) fn take(real: &Path, header: Header, until: Mono, clock: &dyn Clock) -> Self {
         let shown = real.display();
         let probed = match header.journal {
@@ -66,16 +66,10 @@ impl Lock {
             Ok(connection) => connection,
             Err(why) => return Self::Refused(why),
         };
-        // From here on nobody else writes, whatever becomes of the checkpoint.
-        let done = match header.journal {
-            Journal::Wal => checkpoint(real),
-            Journal::Rollback => Ok(0),
-        };
-        let held = Held {
+        Self::Held(Held {
             _connection: connection,
             file,
-        };
-        Self::Held(held, done)
+        })
     }
 }
 
@@ -101,7 +95,8 @@ fn connect(real: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// Moves the WAL into the database from a connection of its own: one inside a transaction cannot.
-fn checkpoint(real: &Path) -> Result<u32, String> {
+/// Somebody must have it open.
+pub(super) fn checkpoint(real: &Path) -> Result<u32, String> {
     let (busy, log, moved): (i64, i64, i64) = connect(real)
         .and_then(|c| {
             c.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |r| {

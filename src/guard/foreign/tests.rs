@@ -30,6 +30,7 @@ fn a_database_that_nobody_has_open_is_synced_and_never_opened() {
     drop(c);
     let mut db = guarded(&path);
     db.commit(Duration::from_secs(1)).expect("commit");
+    assert_eq!(db.still(Duration::from_secs(1)), Ok(()));
     assert_eq!(db.checkpoint(Duration::from_secs(1)), Ok(0));
     assert!(db.held.is_none());
     assert!(
@@ -55,7 +56,8 @@ fn the_agents_own_database_under_another_name_is_never_opened() {
         let mut db = guarded(&path);
         let e = db.commit(Duration::from_secs(1)).expect_err("refused");
         assert!(e.contains("own.db under another name"), "{e}");
-        assert!(db.checkpoint(Duration::from_secs(1)).is_err());
+        assert!(db.still(Duration::from_secs(1)).is_err());
+        assert_eq!(db.checkpoint(Duration::from_secs(1)), Ok(0));
         db.inspect(&|| false);
         assert!(db.view().problem);
     }
@@ -93,5 +95,6 @@ fn a_missing_database_is_no_failure() {
     let home = tempfile::tempdir().expect("temp dir");
     let mut db = guarded(&home.path().join("no/such/later.db"));
     db.commit(Duration::from_secs(1)).expect("commit");
+    assert_eq!(db.still(Duration::from_secs(1)), Ok(()));
     assert_eq!(db.checkpoint(Duration::from_secs(1)), Ok(0));
 }
