@@ -164,7 +164,7 @@ fn power_cut(
             t.say(Mood::Plain, "plan", &text)?;
         }
         t.say(Mood::Good, "parked", &format!(
-            "quiet {:.1} ms and durable {:.1} ms after the edge, of which {} ms were spent making sure that it is no flicker",
+            "quiet {:.1} ms after the edge, durable {:.1} ms after it, of which {} ms were spent making sure that it is no flicker",
             o.edge_to_quiet_ms.unwrap_or(f64::NAN), o.edge_to_durable_ms.unwrap_or(f64::NAN), GLITCH.as_millis()
         ))?;
     }
