@@ -195,3 +195,17 @@ pub(super) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) fn guarded(settings: &Settings) -> u32 {
     u32::try_from(settings.databases.len()).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_an_older_version_has_no_stillings_and_keeps_the_rest() {
+        let old = r#"{"version":1,"cards":{"c":{"commit":[[9,4]],"checkpoint":[],"frame":[],
+            "mark":[[8,1]],"write_back":[]}}}"#;
+        let file: CostsFile = serde_json::from_str(old).expect("read");
+        let card = &file.cards["c"];
+        assert_eq!((card.commit.len(), card.still.len()), (1, 0));
+    }
+}
