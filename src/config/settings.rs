@@ -234,6 +234,9 @@ pub struct IngestSettings {
     pub queue_bytes: usize,
 }
 
+/// How many `[[database]]` entries there may be: the plan has a place for each.
+pub const MOST_DATABASES: usize = 15;
+
 /// `[[database]]`: another application's SQLite database that the plan makes durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatabaseSettings {

@@ -9,8 +9,8 @@ use super::fragment::{DatabaseEntry, Value};
 use super::merge::Merged;
 use super::problem::{Problem, printable};
 use super::settings::{
-    DatabaseSettings, EventSettings, FreezePolicy, GatewaySettings, IngestSettings, OnParkMax,
-    PowerSettings, Settings, Source, StoreSettings,
+    DatabaseSettings, EventSettings, FreezePolicy, GatewaySettings, IngestSettings, MOST_DATABASES,
+    OnParkMax, PowerSettings, Settings, Source, StoreSettings,
 };
 use super::{gauge, lines};
 
@@ -275,6 +275,12 @@ fn database(
         return Err(("is missing".to_owned(), "add the database's path"));
     };
     let shown = path.display();
+    if before.len() >= MOST_DATABASES {
+        return Err((
+            format!("{shown} is one too many: {MOST_DATABASES} databases can be guarded"),
+            "remove those that need no guarding",
+        ));
+    }
     if before.iter().any(|d| d.path == path) {
         return Err((format!("{shown} is named twice"), "keep one of the two"));
     }

@@ -256,14 +256,14 @@ impl ForeignDatabase {
         }
     }
 
-    /// Lets the unit go on first: its writers must not meet our lock.
+    /// The lock goes first: the unit's writers must not meet it.
     fn let_go(&mut self) {
-        if let Some(Err(e)) = self.unit.as_mut().map(Unit::go_on) {
-            log::error!("{e}");
-        }
         // Closing rolls back what the lock began; nothing was written in it.
         self.held = None;
         self.parked = None;
+        if let Some(Err(e)) = self.unit.as_mut().map(Unit::go_on) {
+            log::error!("{e}");
+        }
     }
 }
 

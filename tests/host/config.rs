@@ -792,3 +792,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn more_databases_than_the_plan_has_places_for_are_refused() {
+    let named = |n: usize| -> String {
+        (0..n)
+            .map(|i| format!("[[database]]\npath = \"/d{i}\"\n"))
+            .collect()
+    };
+    assert_eq!(Site::new(&named(15)).load().settings.databases.len(), 15);
+    let said = complaints(&named(16));
+    assert!(
+        said.iter()
+            .any(|c| c.contains("holdup.toml:32: database.path: /d15 is one too many: 15 ")),
+        "{said:?}"
+    );
+}
