@@ -1,5 +1,6 @@
 //! Power fails, flickers, chatters and comes back.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::card::Card;
@@ -265,8 +266,11 @@ fn power_back_while_parked_resumes_without_a_reboot() {
 fn cut_in_mid_plan_loses_nothing_acknowledged() {
     let Some(parts) = parts() else { return };
     let card = Card::create(CARD);
-    let mut base = 0;
-    for (round, cut_at) in ["Suspect", "Failing", "Good"].into_iter().enumerate() {
+    let (mut base, mut round) = (0, 0);
+    let mut rounds = VecDeque::from(["Suspect", "Failing", "Good"]);
+    while let Some(cut_at) = rounds.pop_front() {
+        round += 1;
+        assert!(round < 10, "the plan was never met in its middle");
         // The glitch time keeps it Suspect, the slow card keeps it Failing, for long enough to be
         // cut there; Good is cut without any announcement.
         let setting = Setting {
@@ -288,7 +292,8 @@ fn cut_in_mid_plan_loses_nothing_acknowledged() {
         }
         if cut_at != "Good" {
             scene.machine.lines.set(POWER_FAIL, true);
-            scene.wait_for_supply(cut_at);
+            // A busy machine may look too late.
+            scene.wait_for_status(cut_at, |s| s["supply"] == cut_at || s["supply"] == "Parked");
         }
         scene.machine.cut_power();
         let account = load.close();
@@ -310,9 +315,14 @@ fn cut_in_mid_plan_loses_nothing_acknowledged() {
             .unwrap_or("none")
             .to_owned();
         scene_saw(&ended);
-        match cut_at {
-            "Failing" => assert_eq!(ended, "cut", "{}", status["last_outage"]),
-            _ => assert_eq!(ended, "never_announced", "{}", status["last_outage"]),
+        let last = &status["last_outage"];
+        match (cut_at, ended.as_str()) {
+            ("Failing", "cut") | ("Suspect" | "Good", "never_announced") => {}
+            // It had gone on when the plug was pulled.
+            ("Suspect", "cut" | "clean" | "late") | ("Failing", "clean" | "late") => {
+                rounds.push_front(cut_at);
+            }
+            _ => panic!("cut while {cut_at}: {last}"),
         }
         crate::scene::compare_from("cut in mid-plan", &card, begins, &account);
     }
