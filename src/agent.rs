@@ -10,6 +10,7 @@ mod gauge;
 mod holdup_history;
 mod lines;
 mod reporter;
+mod room;
 mod status;
 mod tell;
 
@@ -43,6 +44,7 @@ use costs::{CostsKeeper, Governor, guarded, lock};
 use holdup_history::HoldupHistory;
 use lines::{BoardLamps, BoardLines, LinesSeen};
 use reporter::{Pauses, Reporter};
+use room::with_room;
 use status::StatusSource;
 use tell::Teller;
 
@@ -205,19 +207,19 @@ impl Agent {
         let gate = Arc::new(Gate::new());
         let boot = boot_id().unwrap_or_else(|| "unknown".to_owned());
         let record_path = settings.gateway.record_path();
-        let (record, marks, last) = OutageRecord::open(
-            &medium,
-            &record_path,
-            &settings.gateway.id,
-            &boot,
-            clock.wall(),
-        )?;
+        let reserve = Reserve::new(&settings.gateway.reserve_path(), settings.store.reserve);
+        let reserve = Arc::new(reserve);
+        let (record, marks, last) = with_room(&reserve, &medium, || {
+            let id = &settings.gateway.id;
+            OutageRecord::open(&medium, &record_path, id, &boot, clock.wall())
+        })?;
         if let Some(last) = &last {
             log::warn!("{}", reporter::last_outage_in_words(last));
         }
         let (keeper, budget) = CostsKeeper::open(data_dir);
         let path = settings.gateway.heartbeat_path();
-        let (heartbeat, measured) = Heartbeat::open(&medium, &path, &boot)?;
+        let (heartbeat, measured) =
+            with_room(&reserve, &medium, || Heartbeat::open(&medium, &path, &boot))?;
         let path = settings.gateway.holdup_history_path();
         let history = HoldupHistory::open(path, keeper.card(), &settings.board.name);
         measured.into_iter().for_each(|m| history.add(m));
@@ -236,6 +238,7 @@ impl Agent {
             clock: Arc::clone(&clock),
             started,
             card: keeper.card().to_owned(),
+            medium: Arc::clone(&medium),
             gauge: gauge.as_ref().map(Gauge::view),
             history,
         });
@@ -310,9 +313,8 @@ impl Agent {
             Arc::clone(&medium),
         )
         .map_err(AgentError::Guard)?;
-        let reserve = Reserve::new(&settings.gateway.reserve_path(), settings.store.reserve);
         let opener = Opener {
-            reserve: Arc::new(reserve),
+            reserve,
             settings,
             medium: Arc::clone(&medium),
             gate: Arc::clone(&gate),

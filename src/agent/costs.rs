@@ -22,6 +22,8 @@ use crate::store::{Observer, Orders, StoreState};
 const CARDS: usize = 8;
 /// The governor's limit while riding on a battery: the WAL is kept nearly empty.
 const RIDING_FRAMES: u32 = 16;
+/// A frame of the WAL.
+const FRAME_BYTES: u64 = 4096 + 24;
 /// Without a measured hold-up time the WAL is kept at this size.
 const UNMEASURED_FRAMES: u32 = 500;
 
@@ -168,7 +170,11 @@ impl Governor {
                 lock(&self.budget).wal_limit(allowed, self.guarded)
             }
         };
-        self.orders.set_wal_limit(limit);
+        // On a full disk the log goes into the room kept back.
+        let room = self.orders.stats().reserve_bytes / FRAME_BYTES;
+        let room = u32::try_from(room).unwrap_or(u32::MAX);
+        let limit = if room == 0 { limit } else { limit.min(room) };
+        self.orders.set_wal_limit(limit.max(RIDING_FRAMES));
     }
 }
 

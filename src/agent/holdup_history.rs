@@ -21,6 +21,8 @@ use super::costs::lock;
 
 /// Measurements that are kept.
 const KEPT: usize = 64;
+/// More than this is no history of ours.
+const LARGEST: u64 = 1 << 20;
 const VERSION: u32 = 1;
 
 /// One measurement.
@@ -154,7 +156,15 @@ pub enum HistoryError {
 
 /// Reads the measurements at `path`, oldest first; none when there is no file.
 pub fn read_history(path: &Path) -> Result<Vec<HistoryEntry>, HistoryError> {
-    let bytes = match fs::read(path) {
+    // Looked at first: a FIFO in its place would be waited for.
+    let plain = fs::metadata(path).and_then(|m| {
+        if m.is_file() && m.len() <= LARGEST {
+            fs::read(path)
+        } else {
+            Err(io::Error::other("it is not a history of measurements"))
+        }
+    });
+    let bytes = match plain {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(source) => {

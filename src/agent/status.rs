@@ -9,6 +9,7 @@ use crate::board::gauge::GaugeView;
 use crate::board::{Input, LinesDescription};
 use crate::clock::Clock;
 use crate::config::{Settings, Source};
+use crate::durable::Medium;
 use crate::guard::{DatabaseView, LastOutage, Machine, Shared};
 use crate::power::{Assessment, Budget, Reason, Situation, assess};
 use crate::store::{Orders, StoreState};
@@ -162,6 +163,7 @@ pub(super) struct StatusSource {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) started: crate::clock::Mono,
     pub(super) card: String,
+    pub(super) medium: Arc<Medium>,
     pub(super) gauge: Option<GaugeView>,
     pub(super) history: HoldupHistory,
 }
@@ -171,13 +173,16 @@ impl StatusSource {
     pub(super) fn assessment(&self) -> Assessment {
         let published = self.shared.published();
         let stats = self.orders.stats();
-        let mut found: heapless::Vec<Reason, 5> = heapless::Vec::new();
+        let mut found: heapless::Vec<Reason, 6> = heapless::Vec::new();
         let store_reason = match stats.state {
             StoreState::Failed(_) => Some(Reason::StoreFailed),
             StoreState::DiskFull => Some(Reason::DiskFull),
             StoreState::Starting | StoreState::Running | StoreState::Stopped => None,
         };
         found.extend(store_reason);
+        if self.medium.healthy().is_err() && store_reason != Some(Reason::StoreFailed) {
+            found.push(Reason::MediumFailed).ok();
+        }
         if published.battery_low && published.settings.source == Source::Battery {
             found.push(Reason::BatteryLow).ok();
         }

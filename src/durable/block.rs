@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::medium::{DurableError, Medium};
+use super::medium::{DurableError, Medium, is_full};
 
 /// Bytes in a block.
 const BLOCK: usize = 4096;
@@ -62,7 +62,10 @@ impl BlockFile {
         self.file
             .write_all_at(block, self.offset(index))
             .map_err(|source| {
-                medium.latch(&format!("write {}: {source}", self.path.display()));
+                // Nothing was lost for want of room; anything else may have been.
+                if !is_full(&source) {
+                    medium.latch(&format!("write {}: {source}", self.path.display()));
+                }
                 DurableError::Io {
                     what: "write",
                     path: self.path.clone(),

@@ -1,9 +1,9 @@
 //! One file system that holds what must last, and the latch on its first failed sync.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -25,6 +25,46 @@ pub enum DurableError {
     /// An earlier sync failed; nothing is called durable after that.
     #[error("an earlier sync failed ({0}); restart the agent after the medium was checked")]
     Latched(String),
+}
+
+impl DurableError {
+    /// For want of room, which may come back; nothing was lost by it.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => is_full(source),
+            Self::Latched(_) => false,
+        }
+    }
+}
+
+/// No room on the file system, or in the quota.
+pub(super) fn is_full(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// Opens a regular file of ours for reading and writing, and makes it where it is missing. Never
+/// follows a link, and never waits for the other end of a FIFO.
+pub(super) fn open_own(path: &Path, create: bool) -> io::Result<File> {
+    let mut flags =
+        OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    if create {
+        flags |= OFlags::CREATE;
+    }
+    let file = File::from(rustix::fs::open(
+        path,
+        flags,
+        Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH,
+    )?);
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other(
+            "it is not a regular file: move it out of the way",
+        ))
+    }
 }
 
 /// The file system under one directory.
@@ -104,23 +144,20 @@ impl Medium {
     /// real write then needs no journal. An existing file of that size is used as it is.
     pub fn preallocate(&self, path: &Path, len: u64) -> Result<File, DurableError> {
         self.healthy()?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(|e| fault("open", path, e))?;
-        let have = file
-            .metadata()
-            .map_err(|e| fault("look at", path, e))?
-            .len();
-        if have < len {
-            let zeros = [0u8; 4096];
-            let mut at = have;
-            while at < len {
-                let n = usize::try_from((len - at).min(4096)).unwrap_or(4096);
-                file.write_all_at(&zeros[..n], at)
+        let file = open_own(path, true).map_err(|e| fault("open", path, e))?;
+        let meta = file.metadata().map_err(|e| fault("look at", path, e))?;
+        let have = meta.len();
+        // Copied by a tool that leaves holes where there were zeros: a write there needs room.
+        let holes = meta.blocks() * 512 < have;
+        if have < len || holes {
+            let mut at = if holes { 0 } else { have };
+            while at < len.max(have) {
+                let mut block = [0u8; 4096];
+                let n = usize::try_from((len.max(have) - at).min(4096)).unwrap_or(4096);
+                let kept = usize::try_from(have.saturating_sub(at)).map_or(n, |k| k.min(n));
+                file.read_exact_at(&mut block[..kept], at)
+                    .map_err(|e| fault("read", path, e))?;
+                file.write_all_at(&block[..n], at)
                     .map_err(|e| fault("extend", path, e))?;
                 at += n as u64;
             }
@@ -221,6 +258,25 @@ mod tests {
         assert_eq!(bytes.len(), 10_000);
         assert_eq!(&bytes[..4], b"kept");
         assert!(bytes[4..].iter().all(|b| *b == 0));
+    }
+
+    #[test]
+    fn holes_that_a_copy_left_are_filled_and_a_link_is_not_followed() {
+        let home = tempfile::tempdir().expect("temp dir");
+        let medium = Medium::open(home.path()).expect("open");
+        let path = home.path().join("ring");
+        let copy = File::create(&path).expect("create");
+        copy.set_len(1 << 20).expect("a hole");
+        copy.write_all_at(b"kept", 8192).expect("write");
+        medium.preallocate(&path, 1 << 20).expect("fill");
+        let meta = std::fs::metadata(&path).expect("stat");
+        assert!(meta.blocks() * 512 >= 1 << 20, "{} blocks", meta.blocks());
+        assert_eq!(meta.len(), 1 << 20);
+        assert_eq!(&std::fs::read(&path).expect("read")[8192..8196], b"kept");
+        let link = home.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).expect("link");
+        medium.preallocate(&link, 2 << 20).expect_err("a link");
+        assert_eq!(std::fs::metadata(&path).expect("stat").len(), 1 << 20);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! never written (nobody reads it), so it costs the card nothing. It must never be a reason to
 //! fail: a file system that cannot keep room back is used without.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use super::medium::{DurableError, Medium};
+use super::medium::{DurableError, Medium, open_own};
 
 /// At most this part of the file system is kept back.
 const SHARE: u64 = 20;
@@ -60,12 +60,7 @@ impl Reserve {
         if self.is_held() {
             return Ok(true);
         }
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&self.path)
-            .map_err(|e| self.fault("open", e))?;
+        let file = open_own(&self.path, true).map_err(|e| self.fault("open", e))?;
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.bytes) {
             Ok(()) => {
                 // An earlier one may have been larger.
@@ -104,7 +99,7 @@ impl Reserve {
     /// are free when this returns: until its journal has committed, a file system does not give
     /// them to anybody else.
     pub fn release(&self, medium: &Medium) -> Result<bool, DurableError> {
-        let file = match OpenOptions::new().write(true).open(&self.path) {
+        let file = match open_own(&self.path, false) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(self.fault("open", e)),

@@ -80,6 +80,8 @@ pub enum Reason {
     GuardedUnusable,
     /// The store takes no readings: its medium failed.
     StoreFailed,
+    /// A sync failed: nothing is called durable any more.
+    MediumFailed,
     /// The store takes no readings: the medium is full.
     DiskFull,
     /// The battery is nearly empty: a loss now runs the plan at once, on what is left.
@@ -102,6 +104,7 @@ impl Reason {
             Self::OtherWriters => "other_writers",
             Self::GuardedUnusable => "guarded_unusable",
             Self::StoreFailed => "store_failed",
+            Self::MediumFailed => "medium_failed",
             Self::DiskFull => "disk_full",
             Self::BatteryLow => "battery_low",
         }
@@ -120,6 +123,7 @@ impl Reason {
             | Self::OtherWriters
             | Self::GuardedUnusable
             | Self::StoreFailed
+            | Self::MediumFailed
             | Self::DiskFull
             | Self::BatteryLow => Readiness::AtRisk,
         }
@@ -188,6 +192,10 @@ impl fmt::Display for Reason {
             Self::GuardedUnusable => f.write_str(
                 "a [[database]] cannot be guarded as it is: `holdup status` says which and why",
             ),
+            Self::MediumFailed => f.write_str(
+                "a sync or a write of the outage record failed and outages are not recorded any more: \
+                 check the medium, then restart the agent",
+            ),
             Self::StoreFailed => f.write_str(
                 "the store stopped after a failed sync: check the medium, then restart the agent",
             ),
@@ -206,7 +214,7 @@ pub struct Assessment {
     /// The worst of the reasons.
     pub readiness: Readiness,
     /// Why; empty when ready.
-    pub reasons: Vec<Reason, 10>,
+    pub reasons: Vec<Reason, 11>,
     /// What glitch time and mandatory steps take now.
     pub predicted: Duration,
 }
@@ -234,12 +242,12 @@ pub struct Situation<'a> {
 
 /// Judges a situation.
 pub fn assess(s: Situation<'_>) -> Assessment {
-    let mut reasons: Vec<Reason, 10> = Vec::new();
+    let mut reasons: Vec<Reason, 11> = Vec::new();
     let (plan, step, takes) = s.budget.predict(s.wal_frames, s.guarded);
     let (empty, ..) = s.budget.predict(0, s.guarded);
     let predicted = s.glitch + plan;
     let mut say = |r: Reason| {
-        // Ten hold every combination that can occur; the worst were said first.
+        // Eleven hold every combination that can occur; the worst were said first.
         reasons.push(r).ok();
     };
     match s.health {

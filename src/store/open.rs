@@ -42,6 +42,9 @@ pub fn open<'a>(
             kept.display()
         );
     }
+    if !has_room_for_shm(path) {
+        return Err(StoreError::sqlite(path, "open", no_room()));
+    }
     let conn = Connection::open_with_flags(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE
@@ -68,6 +71,25 @@ pub fn open<'a>(
             source,
         })?;
     Ok((conn, pass))
+}
+
+/// SQLite makes the -shm longer by one byte in each of its pages. Where the file system's blocks
+/// are smaller than those, the rest of a page is a hole, and on a full disk the first store into
+/// it kills the process with SIGBUS.
+fn has_room_for_shm(path: &Path) -> bool {
+    const SHM_PAGE: u64 = 4096;
+    /// Two regions of the -shm, and as much again for what the opening itself writes.
+    const ROOM: u64 = 256 * 1024;
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    // What cannot be asked is met by the opening itself.
+    rustix::fs::statvfs(dir).map_or(true, |s| {
+        s.f_bsize >= SHM_PAGE || s.f_bavail * s.f_frsize >= ROOM
+    })
+}
+
+fn no_room() -> rusqlite::Error {
+    let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+    rusqlite::Error::SqliteFailure(full, Some("no room for its shared memory".to_owned()))
 }
 
 fn configure(conn: &Connection) -> rusqlite::Result<()> {

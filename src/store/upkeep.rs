@@ -14,7 +14,7 @@ use super::error::{Fault, StoreError, fault};
 use super::mailbox::{CheckpointReport, Mode};
 use super::retention;
 use super::schema::set_meta;
-use super::writer::{FULL_RETRY, GATE_RETRY_MAX, LOOK, LOOK_IDLE, Writer, text};
+use super::writer::{FULL_CHECKPOINT, FULL_RETRY, GATE_RETRY_MAX, LOOK, LOOK_IDLE, Writer, text};
 
 impl Writer {
     /// Copies the log into the database. The caller holds a pass, or the plan's order.
@@ -194,11 +194,19 @@ impl Writer {
             return;
         };
         match self.reserve.restore(&self.medium) {
-            Ok(true) => self.note_reserve(),
+            Ok(true) => {
+                self.note_reserve();
+                self.routine_after = Mono::default();
+            }
             Ok(false) => {
-                // What the plan would have to move is moved while there is time.
-                if self.frames.load(SeqCst) > 0 {
-                    self.checkpoint(Mode::Passive).ok();
+                // What the plan would have to move is moved while there is time; where that does
+                // not fit either, trying is writing, so seldom.
+                let now = self.clock.mono();
+                if self.frames.load(SeqCst) > 0
+                    && now >= self.routine_after
+                    && !self.checkpoint(Mode::Passive).is_ok_and(|r| r.complete())
+                {
+                    self.routine_after = now + FULL_CHECKPOINT;
                 }
                 self.blocked = Some(self.clock.mono() + FULL_RETRY);
                 return;

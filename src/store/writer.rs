@@ -30,6 +30,8 @@ pub(super) const GATE_RETRY: Duration = Duration::from_millis(5);
 pub(super) const GATE_RETRY_MAX: Duration = Duration::from_millis(500);
 const BUSY_RETRY: Duration = Duration::from_millis(5);
 pub(super) const FULL_RETRY: Duration = Duration::from_secs(1);
+/// How often a checkpoint is tried on a full disk.
+pub(super) const FULL_CHECKPOINT: Duration = Duration::from_secs(60);
 /// How often retention looks while rows arrive, and while none do.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 pub(super) const LOOK_IDLE: Duration = Duration::from_secs(3600);

@@ -238,3 +238,63 @@ fn an_agent_that_starts_on_a_full_disk_guards_and_serves_when_there_is_room() {
     agent.stop();
     assert_eq!(home.values(), [0.0]);
 }
+
+/// All but `left` bytes are taken.
+fn fill_but(disk: &Disk, left: u64) -> PathBuf {
+    let filler = fill(disk);
+    let len = std::fs::metadata(&filler).expect("stat").len();
+    std::fs::File::options()
+        .write(true)
+        .open(&filler)
+        .and_then(|f| f.set_len(len - left))
+        .expect("a little room");
+    filler
+}
+
+#[test]
+fn an_agent_that_starts_with_a_few_blocks_left_is_not_killed_by_its_shared_memory() {
+    let Some(disk) = disk() else { return };
+    let home = home_on(&disk);
+    let agent = home.serving();
+    let mut client = home.client();
+    client.send();
+    client.wait_acked(1);
+    agent.stop();
+    // The last one to close a database removes its -wal and -shm.
+    assert_eq!(home.values(), [0.0]);
+    let queue = rusqlite::Connection::open(home.data("sync_queue.db")).expect("open");
+    queue
+        .query_row("SELECT count(*) FROM sync_queue", [], |_| Ok(()))
+        .expect("read");
+    drop(queue);
+    assert!(!home.data("edge_store.db-shm").exists());
+    std::fs::remove_file(home.data("reserve")).expect("the reserve was used up before");
+    let filler = fill_but(&disk, 32 * 1024);
+    let mut agent = home.start();
+    agent.wait_for("the reason", |s| s["store"] == "disk_full");
+    std::fs::remove_file(&filler).expect("make room");
+    agent.wait_for("service", |s| s["store"] == "running");
+    agent.stop();
+}
+
+#[test]
+fn a_gateway_whose_record_is_missing_starts_on_a_full_disk_by_its_reserve() {
+    let Some(disk) = disk() else { return };
+    let home = home_on(&disk);
+    home.serving().stop();
+    std::fs::remove_file(home.data("outage.rec")).expect("remove");
+    std::fs::remove_file(home.data("holdup.beat")).expect("remove");
+    fill(&disk);
+    let mut agent = home.start();
+    agent.wait_for("a guard", |s| s["supply"] == "Good");
+    home.power(true);
+    let parked = agent.wait_for_supply("Parked");
+    assert_eq!(parked["last_outage"]["ended"], "clean");
+    home.power(false);
+    agent.wait_for_supply("Good");
+    assert!(
+        home.log()
+            .contains("the room kept back for this was given up")
+    );
+    agent.stop();
+}
