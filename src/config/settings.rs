@@ -215,7 +215,7 @@ pub struct StoreSettings {
     pub keep_days: Option<u32>,
     /// Keep the database under this size; `None` is no limit.
     pub max_bytes: Option<u64>,
-    /// An index on (sensor_name, timestamp): faster queries, twice the card writes.
+    /// An index on (sensor_name, timestamp): faster queries, six times the card writes where many sensors send.
     pub index: bool,
     /// How many client ids are remembered, so that a repeat is harmless.
     pub remember_ids: u64,
