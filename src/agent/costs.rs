@@ -13,13 +13,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Settings;
-use crate::durable::{Gate, Medium};
+use crate::durable::{Gate, Medium, read_own};
 use crate::guard::Shared;
 use crate::power::{Budget, Tail};
 use crate::store::{Observer, Orders, StoreState};
 
 /// Cards that are remembered.
 const CARDS: usize = 8;
+/// Their file is never longer.
+const LARGEST: u64 = 1 << 20;
 /// The governor's limit while riding on a battery: the WAL is kept nearly empty.
 const RIDING_FRAMES: u32 = 16;
 /// A frame of the WAL.
@@ -63,7 +65,7 @@ impl CostsKeeper {
     pub(super) fn open(data_dir: &Path) -> (Self, Budget) {
         let path = data_dir.join("costs.json");
         let card = card_id(data_dir);
-        let file = fs::read(&path)
+        let file = read_own(&path, LARGEST)
             .ok()
             .and_then(|bytes| serde_json::from_slice::<CostsFile>(&bytes).ok())
             .filter(|f| f.version == 1)

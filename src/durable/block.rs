@@ -30,7 +30,7 @@ impl BlockFile {
         medium.preallocate(path, u64::from(blocks) * BLOCK as u64)?;
         let fd = rustix::fs::open(
             path,
-            OFlags::RDWR | OFlags::DSYNC | OFlags::CLOEXEC,
+            OFlags::RDWR | OFlags::DSYNC | OFlags::CLOEXEC | OFlags::NOFOLLOW,
             rustix::fs::Mode::empty(),
         )
         .map_err(|e| DurableError::Io {
@@ -90,5 +90,34 @@ impl BlockFile {
     fn offset(&self, index: u32) -> u64 {
         debug_assert!(index < self.blocks, "block {index} of {}", self.blocks);
         u64::from(index % self.blocks) * BLOCK as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A block file whose writes meet `path`, opened in this way.
+    fn block_file(path: &str, how: OFlags) -> BlockFile {
+        let fd = rustix::fs::open(path, how, rustix::fs::Mode::empty()).expect("open");
+        BlockFile {
+            file: fd.into(),
+            path: path.into(),
+            blocks: 1,
+        }
+    }
+
+    #[test]
+    fn a_mark_without_room_fails_and_any_other_fault_latches_the_medium() {
+        let home = tempfile::tempdir().expect("temp dir");
+        let medium = Medium::open(home.path()).expect("medium");
+        let block = [0; BLOCK];
+        let full = block_file("/dev/full", OFlags::WRONLY);
+        let e = full.write(&medium, 0, &block).expect_err("no room");
+        assert!(e.is_full(), "{e}");
+        medium.healthy().expect("nothing was lost");
+        let broken = block_file("/dev/zero", OFlags::RDONLY);
+        broken.write(&medium, 0, &block).expect_err("refused");
+        medium.healthy().expect_err("it may have been lost");
     }
 }

@@ -7,7 +7,10 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use super::own_file::{make_fresh, open_own};
 
 /// A durable operation that was not done.
 #[derive(Debug, thiserror::Error)]
@@ -45,27 +48,8 @@ pub(super) fn is_full(e: &io::Error) -> bool {
     )
 }
 
-/// Opens a regular file of ours for reading and writing, and makes it where it is missing. Never
-/// follows a link, and never waits for the other end of a FIFO.
-pub(super) fn open_own(path: &Path, create: bool) -> io::Result<File> {
-    let mut flags =
-        OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    if create {
-        flags |= OFlags::CREATE;
-    }
-    let file = File::from(rustix::fs::open(
-        path,
-        flags,
-        Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH,
-    )?);
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::other(
-            "it is not a regular file: move it out of the way",
-        ))
-    }
-}
+/// So many damaged files of one name are kept beside it.
+const MOST_ASIDE: u32 = 32;
 
 /// The file system under one directory.
 ///
@@ -132,12 +116,40 @@ impl Medium {
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".new");
         let fresh = path.with_file_name(name);
-        let mut file = File::create(&fresh).map_err(|e| fault("create", &fresh, e))?;
+        let mut file = make_fresh(&fresh).map_err(|e| fault("create", &fresh, e))?;
         file.write_all(bytes)
             .map_err(|e| fault("write", &fresh, e))?;
         self.keep(rustix::fs::fsync(&file), "sync", &fresh)?;
         rustix::fs::rename(&fresh, path).map_err(|e| fault("rename to", path, e.into()))?;
         self.sync_parent(path)
+    }
+
+    /// Gives what lies at `path` another name beside it, `NAME.damaged` or `NAME.damaged-2` and so
+    /// on, which it answers. Nothing is overwritten.
+    pub fn set_aside(&self, path: &Path) -> Result<PathBuf, DurableError> {
+        self.healthy()?;
+        let name = path.file_name().unwrap_or_default();
+        let mut last = Errno::EXIST;
+        for n in 1..=MOST_ASIDE {
+            let mut aside = name.to_owned();
+            aside.push(".damaged");
+            if n > 1 {
+                aside.push(format!("-{n}"));
+            }
+            let aside = path.with_file_name(aside);
+            match renameat_with(CWD, path, CWD, &aside, RenameFlags::NOREPLACE) {
+                Ok(()) => {
+                    self.sync_parent(path)?;
+                    return Ok(aside);
+                }
+                Err(Errno::EXIST) => {}
+                Err(e) => {
+                    last = e;
+                    break;
+                }
+            }
+        }
+        Err(fault("set aside", path, last.into()))
     }
 
     /// A file of `len` bytes at `path` whose blocks are written, not just reserved: the first

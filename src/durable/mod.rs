@@ -8,9 +8,11 @@
 mod block;
 mod gate;
 mod medium;
+mod own_file;
 mod reserve;
 
 pub use block::BlockFile;
 pub use gate::{Closer, Gate, Pass};
 pub use medium::{DurableError, Medium, freeze, thaw};
+pub use own_file::read_own;
 pub use reserve::Reserve;

@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use super::medium::{DurableError, Medium, open_own};
+use super::medium::{DurableError, Medium};
+use super::own_file::open_own;
 
 /// At most this part of the file system is kept back.
 const SHARE: u64 = 20;

@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Mono, Wall};
-use crate::durable::{BlockFile, DurableError, Medium};
+use crate::durable::{BlockFile, DurableError, Medium, read_own};
 use crate::power::{Before, Cause};
 
 use super::sealed::{seal, unseal};
@@ -34,6 +34,9 @@ const FIRST: u32 = 2;
 const MARKS: u32 = 3;
 /// Outages that are kept.
 const KEPT: u32 = 32;
+
+/// No record of any version is longer.
+const LARGEST: u64 = 16 << 20;
 
 /// One block's bytes.
 pub(super) type Block = [u8; BlockFile::BLOCK];
@@ -346,7 +349,7 @@ impl OutageRecord {
 /// Reads the last outage without opening the record for writing, for `holdup status` when no
 /// agent runs. `None`: no record, or nothing in it.
 pub fn read_last(path: &Path, boot: &str) -> std::io::Result<Option<LastOutage>> {
-    let bytes = match std::fs::read(path) {
+    let bytes = match read_own(path, LARGEST) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e),

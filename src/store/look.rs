@@ -32,6 +32,10 @@ pub enum Look {
 pub fn look(path: &Path) -> Result<Look, StoreError> {
     let wal = companion(path, "-wal");
     let wal_bytes = size(&wal)?.unwrap_or(0);
+    // SQLite would wait for the other end of a FIFO here.
+    for other in ["-shm", "-journal"] {
+        size(&companion(path, other))?;
+    }
     let bytes = size(path)?;
     let Some(bytes @ 1..) = bytes else {
         if wal_bytes > 0 {
@@ -146,9 +150,17 @@ pub fn companion(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn size(path: &Path) -> Result<Option<u64>, StoreError> {
-    match fs::metadata(path) {
+    // Behind a link the companions of another name would be looked at than those that SQLite uses.
+    match fs::symlink_metadata(path) {
         Ok(m) if m.is_file() => Ok(Some(m.len())),
-        Ok(_) => Err(looked(path, io::Error::other("it is not a file"))),
+        Ok(m) => {
+            let what = if m.is_symlink() {
+                "a link: put the file itself here"
+            } else {
+                "not a regular file: move it out of the way"
+            };
+            Err(looked(path, io::Error::other(format!("it is {what}"))))
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(looked(path, e)),
     }
