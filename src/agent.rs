@@ -218,8 +218,15 @@ impl Agent {
         }
         let (keeper, budget) = CostsKeeper::open(data_dir);
         let path = settings.gateway.heartbeat_path();
-        let (heartbeat, measured) =
-            with_room(&reserve, &medium, || Heartbeat::open(&medium, &path, &boot))?;
+        let opened = with_room(&reserve, &medium, || Heartbeat::open(&medium, &path, &boot));
+        // Only measuring needs it.
+        let (heartbeat, measured, unmeasurable) = match opened {
+            Ok((heartbeat, measured)) => (Some(heartbeat), measured, None),
+            Err(e) => (None, None, Some(explain(&e))),
+        };
+        if let Some(why) = &unmeasurable {
+            log::error!("the hold-up time cannot be measured: {why}");
+        }
         let path = settings.gateway.holdup_history_path();
         let history = HoldupHistory::open(path, keeper.card(), &settings.board.name);
         measured.into_iter().for_each(|m| history.add(m));
@@ -241,6 +248,7 @@ impl Agent {
             medium: Arc::clone(&medium),
             gauge: gauge.as_ref().map(Gauge::view),
             history,
+            unmeasurable,
         });
         let (news, told) = watch::channel(PowerNews::default());
         let (pauses, pause) = Pauses::new(Arc::clone(&shared), desk.orders(), news.clone());

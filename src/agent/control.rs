@@ -169,7 +169,13 @@ async fn talk(stream: UnixStream, source: &StatusSource, turn: &Mutex<()>) -> io
             }
             Ok(_turn) => match request {
                 ControlRequest::Rehearse => rehearse(&mut write, source).await,
-                ControlRequest::Measure => ask(&mut write, source, Request::Arm).await,
+                ControlRequest::Measure => match &source.unmeasurable {
+                    None => ask(&mut write, source, Request::Arm).await,
+                    Some(why) => {
+                        let why = format!("{why}; then restart the agent");
+                        say(&mut write, &ControlAnswer::Refused(why)).await
+                    }
+                },
                 ControlRequest::Disarm => ask(&mut write, source, Request::Disarm).await,
             },
         },

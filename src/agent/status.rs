@@ -166,6 +166,8 @@ pub(super) struct StatusSource {
     pub(super) medium: Arc<Medium>,
     pub(super) gauge: Option<GaugeView>,
     pub(super) history: HoldupHistory,
+    /// Why no hold-up time can be measured until the agent is restarted.
+    pub(super) unmeasurable: Option<String>,
 }
 
 impl StatusSource {

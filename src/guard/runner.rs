@@ -50,8 +50,8 @@ pub struct PlanOptions {
     pub databases: std::vec::Vec<Box<dyn GuardedDatabase>>,
     /// What steps cost on this card.
     pub budget: Arc<Mutex<Budget>>,
-    /// Where a measurement of the hold-up time is written.
-    pub heartbeat: Heartbeat,
+    /// Where a measurement of the hold-up time is written; without it none is made.
+    pub heartbeat: Option<Heartbeat>,
 }
 
 /// The thread's handle.
@@ -167,7 +167,7 @@ struct Runner {
     marker: Marker,
     databases: std::vec::Vec<Box<dyn GuardedDatabase>>,
     budget: Arc<Mutex<Budget>>,
-    heartbeat: Heartbeat,
+    heartbeat: Option<Heartbeat>,
     outage: Option<Outage>,
     /// Nobody in the agent has written since then: the gate is closed.
     quiet_at: Option<Mono>,

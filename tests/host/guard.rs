@@ -306,7 +306,7 @@ impl World {
                     database("high", 9, false, special.guarded),
                 ],
                 budget: Arc::new(Mutex::new(Budget::default())),
-                heartbeat,
+                heartbeat: Some(heartbeat),
             },
             ended: Box::new(|| ()),
         })

@@ -20,6 +20,7 @@ mod hooks;
 mod ingest;
 mod ingest_verb;
 mod measure;
+mod own_files;
 mod power_verb;
 mod rooms;
 mod store;

@@ -53,7 +53,8 @@ impl Runner {
     /// orders that ended it.
     pub(super) fn beat(&self) -> u32 {
         let measured = |o: &&Outage| o.measured && o.last.ended != Ended::Cut;
-        let Some(outage) = self.outage.as_ref().filter(measured) else {
+        let outage = self.outage.as_ref().filter(measured);
+        let (Some(outage), Some(heartbeat)) = (outage, &self.heartbeat) else {
             return 0;
         };
         let settings = self.shared.published().settings;
@@ -66,10 +67,7 @@ impl Runner {
             lost_at_ns: outage.lost_at.as_nanos(),
         };
         let clock = &*self.clock;
-        match self
-            .heartbeat
-            .run(&subject, &self.medium, clock, &self.orders)
-        {
+        match heartbeat.run(&subject, &self.medium, clock, &self.orders) {
             Ok((measured, orders)) => {
                 self.shared.set_measured(measured);
                 orders

@@ -1,0 +1,148 @@
+//! Something else in the place of one of the agent's files: a FIFO, a directory, a link. Each is a
+//! service that says so or an end that names it; never a wait without an end, never a file of
+//! somebody else's written to.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+use crate::home::{Home, poll};
+
+const PRECIOUS: &[u8] = b"somebody's notes";
+
+#[derive(Debug, Clone, Copy)]
+enum Instead {
+    Fifo,
+    Directory,
+    Link,
+}
+
+const ALL: [Instead; 3] = [Instead::Fifo, Instead::Directory, Instead::Link];
+
+fn fifo(at: &Path) {
+    mknodat(CWD, at, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("fifo");
+}
+
+/// A home where `name` in data_dir is something else; a link leads to somebody's notes.
+fn home_with(name: &str, instead: Instead) -> Home {
+    let home = Home::new();
+    home.write("notes", PRECIOUS);
+    let at = home.data(name);
+    fs::create_dir_all(home.path("data")).expect("folder");
+    match instead {
+        Instead::Fifo => fifo(&at),
+        Instead::Directory => fs::create_dir(&at).expect("directory"),
+        Instead::Link => symlink(home.path("notes"), &at).expect("link"),
+    }
+    home
+}
+
+fn unharmed(home: &Home) {
+    assert_eq!(fs::read(home.path("notes")).expect("notes"), PRECIOUS);
+}
+
+#[test]
+fn what_the_guard_cannot_do_without_is_named_and_the_agent_ends() {
+    for name in [
+        "outage.rec",
+        "edge_store.db",
+        "edge_store.db-wal",
+        "edge_store.db-shm",
+        "edge_store.db-journal",
+        "sync_queue.db",
+        "sync_queue.db-journal",
+    ] {
+        for instead in ALL {
+            let home = home_with(name, instead);
+            let mut agent = home.start();
+            let code = agent.ended().code();
+            let log = home.log();
+            assert_eq!(code, Some(4), "{name} {instead:?}: {log}");
+            assert!(
+                log.contains(&format!("/data/{name}")) && log.contains("it is "),
+                "{name} {instead:?}: {log}"
+            );
+            unharmed(&home);
+        }
+    }
+}
+
+#[test]
+fn what_it_can_do_without_keeps_no_reading_from_being_stored() {
+    for name in [
+        "reserve",
+        "holdup.beat",
+        "costs.json",
+        "costs.json.new",
+        "holdup_history.json",
+        "holdup_history.json.new",
+    ] {
+        for instead in ALL {
+            let home = home_with(name, instead);
+            let agent = home.serving();
+            let mut client = home.client();
+            client.send();
+            client.wait_acked(1);
+            agent.stop();
+            let log = home.log();
+            let told = log.contains(&format!("/data/{name}"));
+            // What is only learned again, or made anew, is no news.
+            let replaced = match instead {
+                Instead::Directory => name == "holdup_history.json.new",
+                Instead::Fifo | Instead::Link => {
+                    ["costs.json", "costs.json.new", "holdup_history.json.new"].contains(&name)
+                }
+            };
+            assert!(told || replaced, "{name} {instead:?}: {log}");
+            assert_eq!(home.values(), [0.0], "{name} {instead:?}");
+            unharmed(&home);
+        }
+    }
+}
+
+/// Not left behind where it waits for ever.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn a_status_without_an_agent_does_not_wait_for_a_fifo_in_place_of_the_record() {
+    let home = home_with("outage.rec", Instead::Fifo);
+    let asked = std::process::Command::new(env!("CARGO_BIN_EXE_holdup"))
+        .args(["status", "--config"])
+        .arg(home.config())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("start");
+    let mut asked = Killed(asked);
+    let ended = poll("an answer", || asked.0.try_wait().expect("wait"));
+    assert_eq!(ended.code(), Some(4));
+}
+
+#[test]
+fn without_a_heartbeat_the_agent_guards_and_only_measuring_is_refused() {
+    for instead in ALL {
+        let home = home_with("holdup.beat", instead);
+        let mut agent = home.serving();
+        let out = home.holdup(&["power", "measure", "--yes", "--json"]);
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert_eq!(out.status.code(), Some(3), "{text}");
+        for part in ["holdup.beat", "move it out of the way", "restart"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert!(home.log().contains("cannot be measured"), "{}", home.log());
+        home.power(true);
+        let parked = agent.wait_for_supply("Parked");
+        assert_eq!(parked["last_outage"]["ended"], "clean");
+        home.power(false);
+        agent.wait_for_supply("Good");
+        agent.stop();
+    }
+}
