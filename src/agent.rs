@@ -17,8 +17,7 @@ mod tell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -60,6 +59,8 @@ const SOCKET_THREADS: usize = 1;
 const GATE_LOOK: Duration = Duration::from_millis(500);
 /// After a failed accept.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
+/// How long the end waits for a database that is still being opened, beyond the plan's own time.
+const OPENER: Duration = Duration::from_secs(3);
 /// Time that connections get to end.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -100,6 +101,13 @@ pub enum AgentError {
     /// Told to stop before the store could be opened.
     #[error("stopped before power was good: the store was never opened")]
     StoppedEarly,
+    /// Told to stop while the store was being opened, and nothing came of that.
+    #[error(
+        "stopped while a database in {} was still being opened; nothing was acknowledged: look at \
+         the medium",
+        .0.display()
+    )]
+    StillOpening(PathBuf),
     /// The sockets' threads, or signals.
     #[error("cannot set up the agent")]
     Runtime(#[source] io::Error),
@@ -120,6 +128,7 @@ impl AgentError {
             | Self::Ingest(_)
             | Self::Guard(_)
             | Self::StoppedEarly
+            | Self::StillOpening(_)
             | Self::Runtime(_) => 4,
         }
     }
@@ -167,7 +176,7 @@ struct Agent {
     gate: Arc<Gate>,
     medium: Arc<Medium>,
     guard: Guard,
-    opener: JoinHandle<Result<Store, AgentError>>,
+    opened: mpsc::Receiver<Result<Store, AgentError>>,
     reporter: Reporter,
     gauge: Option<Gauge>,
     hooks: Arc<Hooks>,
@@ -331,9 +340,11 @@ impl Agent {
             desk,
             shared,
         };
-        let opener = std::thread::Builder::new()
+        let (tell, opened) = mpsc::channel();
+        std::thread::Builder::new()
             .name("holdup-open".into())
-            .spawn(move || opener.open())
+            // Nobody waits for it any more: then its store ends with it.
+            .spawn(move || tell.send(opener.open()).ok())
             .map_err(AgentError::Guard)?;
         if let Err(e) = lock_memory() {
             log::info!("memory is not locked: {e}");
@@ -344,7 +355,7 @@ impl Agent {
             gate,
             medium,
             guard,
-            opener,
+            opened,
             reporter,
             gauge,
             hooks,
@@ -378,7 +389,7 @@ impl Agent {
         self.guard.join();
         drop(self.gauge);
         self.runtime.shutdown_background();
-        let opened = self.opener.join();
+        let opened = self.opened.recv_timeout(OPENER);
         self.reporter.end();
         self.hooks.end();
         let settings = lock(&self.source.settings).gateway.clone();
@@ -395,8 +406,11 @@ impl Agent {
             Ok(Ok(store)) => store.stop(),
             Ok(Err(AgentError::StoppedEarly)) => log::info!("the store was never opened"),
             Ok(Err(e)) => return Err(e),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                return Err(AgentError::StillOpening(settings.data_dir));
+            }
             // A panic there was printed, and aborts the process in release.
-            Err(_) => {
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
                 return Err(AgentError::Runtime(io::Error::other(
                     "the store's opener panicked",
                 )));

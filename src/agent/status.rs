@@ -2,6 +2,7 @@
 //! system is frozen.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,9 @@ use super::costs::{guarded, lock};
 use super::gauge::GaugeStatus;
 use super::holdup_history::{HistoryEntry, HoldupHistory};
 use super::lines::LinesSeen;
+
+/// A store that is not open after this is a reason not to be ready.
+const OPENING: Duration = Duration::from_secs(30);
 
 /// What `holdup status --json` prints.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -176,9 +180,11 @@ impl StatusSource {
         let published = self.shared.published();
         let stats = self.orders.stats();
         let mut found: heapless::Vec<Reason, 6> = heapless::Vec::new();
+        let late = self.clock.mono().since(self.started) > OPENING;
         let store_reason = match stats.state {
             StoreState::Failed(_) => Some(Reason::StoreFailed),
             StoreState::DiskFull => Some(Reason::DiskFull),
+            StoreState::Starting if late => Some(Reason::StoreStarting),
             StoreState::Starting | StoreState::Running | StoreState::Stopped => None,
         };
         found.extend(store_reason);
@@ -232,7 +238,7 @@ impl StatusSource {
         let published = self.shared.published();
         let settings = lock(&self.settings).clone();
         let stats = self.orders.stats();
-        let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         Status {
             gateway: settings.gateway.id,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -303,5 +309,82 @@ fn gpio(seen: &LinesSeen, lost: Option<bool>) -> Gpio {
             .iter()
             .map(|n| format!("{}: {}", n.line, n.why))
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::guard::SimMachine;
+    use crate::power::Readiness;
+    use crate::store::Desk;
+
+    struct World {
+        _home: tempfile::TempDir,
+        clock: Arc<ManualClock>,
+        source: StatusSource,
+    }
+
+    /// A gateway that would be ready, if its store were.
+    fn world() -> World {
+        let home = tempfile::tempdir().expect("temp dir");
+        let site = home.path().join("holdup.toml");
+        let medium = Arc::new(Medium::open(home.path()).expect("medium"));
+        medium
+            .replace(&site, b"[power]\nboard = \"sim\"\nholdup_ms = 4000\n")
+            .expect("config");
+        let settings = crate::config::load(&site).expect("load").settings;
+        let clock = Arc::new(ManualClock::new());
+        let mut budget = Budget::default();
+        let quick = Duration::from_millis(2);
+        budget.commit.note(quick);
+        budget.mark.note(quick);
+        budget.note_checkpoint(quick, 1);
+        let history = home.path().join("history.json");
+        let source = StatusSource {
+            shared: Arc::new(Shared::new(settings.power, None).expect("shared")),
+            settings: Arc::new(Mutex::new(settings)),
+            orders: Desk::new().orders(),
+            budget: Arc::new(Mutex::new(budget)),
+            seen: Arc::default(),
+            machine: Arc::new(SimMachine),
+            started: clock.mono(),
+            clock: Arc::clone(&clock) as Arc<_>,
+            card: "c".to_owned(),
+            medium,
+            gauge: None,
+            history: HoldupHistory::open(history, "c", "sim"),
+            unmeasurable: None,
+        };
+        World {
+            _home: home,
+            clock,
+            source,
+        }
+    }
+
+    #[test]
+    fn a_medium_that_latched_is_a_reason_not_to_be_ready() {
+        let w = world();
+        assert_eq!(w.source.assessment().readiness, Readiness::Ready);
+        w.source
+            .medium
+            .latch("write outage.rec: Input/output error");
+        let a = w.source.assessment();
+        assert_eq!(a.readiness, Readiness::AtRisk);
+        assert_eq!(a.reasons[..], [Reason::MediumFailed]);
+        assert_eq!(w.source.status().reasons, ["medium_failed"]);
+    }
+
+    #[test]
+    fn a_store_that_does_not_open_is_a_reason_after_half_a_minute() {
+        let w = world();
+        w.clock.advance(OPENING);
+        assert_eq!(w.source.assessment().readiness, Readiness::Ready);
+        w.clock.advance(Duration::from_secs(1));
+        assert_eq!(w.source.status().store, "starting");
+        assert_eq!(w.source.status().readiness, "AtRisk");
+        assert_eq!(w.source.status().reasons, ["store_starting"]);
     }
 }

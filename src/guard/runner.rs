@@ -355,8 +355,13 @@ impl Runner {
                 self.database(n).checkpoint(left.max(LEAST)).map(drop)
             }
             Step::Quiet => {
-                // Never called quiet while someone may still write: without end if need be.
-                while !self.gate.wait_quiet(GRACE) {}
+                // Never called quiet while someone may still write: without end if need be. Only an
+                // agent that is told to end does not wait for a file that cannot be opened.
+                while !self.gate.wait_quiet(GRACE) {
+                    if outage.cause == Cause::Stop && self.clock.mono() >= deadline {
+                        return Outcome::Failed("somebody may still write".to_owned());
+                    }
+                }
                 // The gate was closed at the first lost edge and has not been open since.
                 let now = self.clock.mono();
                 let at = self.quiet_at.take().filter(|at| *at >= outage.lost_at);

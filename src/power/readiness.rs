@@ -78,6 +78,8 @@ pub enum Reason {
     OtherWriters,
     /// A guarded database cannot be guarded as it is.
     GuardedUnusable,
+    /// The store takes no readings: it should be open by now.
+    StoreStarting,
     /// The store takes no readings: its medium failed.
     StoreFailed,
     /// A sync failed: nothing is called durable any more.
@@ -103,6 +105,7 @@ impl Reason {
             Self::MeasuredShorter { .. } => "measured_shorter",
             Self::OtherWriters => "other_writers",
             Self::GuardedUnusable => "guarded_unusable",
+            Self::StoreStarting => "store_starting",
             Self::StoreFailed => "store_failed",
             Self::MediumFailed => "medium_failed",
             Self::DiskFull => "disk_full",
@@ -122,6 +125,7 @@ impl Reason {
             | Self::MeasuredShorter { .. }
             | Self::OtherWriters
             | Self::GuardedUnusable
+            | Self::StoreStarting
             | Self::StoreFailed
             | Self::MediumFailed
             | Self::DiskFull
@@ -195,6 +199,10 @@ impl fmt::Display for Reason {
             Self::MediumFailed => f.write_str(
                 "a sync or a write of the outage record failed and outages are not recorded any more: \
                  check the medium, then restart the agent",
+            ),
+            Self::StoreStarting => f.write_str(
+                "the store is still being opened and takes no readings: look at the log, the card \
+                 may not answer",
             ),
             Self::StoreFailed => f.write_str(
                 "the store stopped after a failed sync: check the medium, then restart the agent",

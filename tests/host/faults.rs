@@ -160,3 +160,58 @@ fn doctor_names_what_is_bad_and_the_remedy() {
     let v: serde_json::Value = serde_json::from_slice(&out.stdout).expect("json");
     assert_eq!(v["worst"], "bad");
 }
+
+/// Whoever opens the file waits for the lease to be given back, or for 45 s.
+struct Lease(std::process::Child);
+
+impl Lease {
+    fn on(path: &std::path::Path) -> Option<Self> {
+        use std::io::BufRead;
+        const HOLD: &str = "import fcntl, signal, sys\n\
+            signal.signal(signal.SIGIO, signal.SIG_IGN)\n\
+            f = open(sys.argv[1], 'r+b')\n\
+            fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n\
+            print('held', flush=True)\n\
+            sys.stdin.read()\n";
+        let child = std::process::Command::new("python3")
+            .args(["-c", HOLD])
+            .arg(path)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn();
+        let mut lease = Self(child.ok()?);
+        let mut line = String::new();
+        let out = lease.0.stdout.take().expect("piped");
+        std::io::BufReader::new(out)
+            .read_line(&mut line)
+            .expect("read");
+        (line == "held\n").then_some(lease)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn an_agent_whose_store_does_not_open_guards_and_ends_when_it_is_told_to() {
+    let home = Home::new();
+    home.serving().stop();
+    let Some(lease) = Lease::on(&home.data("edge_store.db")) else {
+        eprintln!("skipped: no python3, or no leases on this file system");
+        return;
+    };
+    let mut agent = home.start();
+    agent.wait_for("a guard without a store", |s| {
+        s["supply"] == "Good" && s["store"] == "starting"
+    });
+    agent.signal("TERM");
+    let code = agent.ended().code();
+    assert_eq!(code, Some(4), "{}", home.log());
+    assert!(home.log().contains("still being opened"), "{}", home.log());
+    drop(lease);
+    home.serving().stop();
+}
