@@ -17,6 +17,7 @@ mod tell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -258,6 +259,7 @@ impl Agent {
             gauge: gauge.as_ref().map(Gauge::view),
             history,
             unmeasurable,
+            read_only: AtomicBool::new(false),
         });
         let (news, told) = watch::channel(PowerNews::default());
         let (pauses, pause) = Pauses::new(Arc::clone(&shared), desk.orders(), news.clone());

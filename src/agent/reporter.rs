@@ -195,6 +195,7 @@ impl Desk {
         if std::mem::take(&mut self.missed) {
             self.teller.catch_up(published.state, &self.source);
         }
+        self.source.look_at_mount();
         let assessment = self.source.assessment();
         let words = format!(
             "{}, {}",

@@ -1,6 +1,7 @@
 //! The agent's status, put together from memory alone: it is answered while the data file
 //! system is frozen.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use crate::board::{Input, LinesDescription};
 use crate::clock::Clock;
 use crate::config::{Settings, Source};
 use crate::durable::Medium;
-use crate::guard::{DatabaseView, LastOutage, Machine, Shared};
-use crate::power::{Assessment, Budget, Reason, Situation, assess};
+use crate::guard::{DatabaseView, LastOutage, Machine, Shared, read_only};
+use crate::power::{Assessment, Budget, Reason, Situation, State, assess};
 use crate::store::{Orders, StoreState};
 
 use super::control;
@@ -172,14 +173,37 @@ pub(super) struct StatusSource {
     pub(super) history: HoldupHistory,
     /// Why no hold-up time can be measured until the agent is restarted.
     pub(super) unmeasurable: Option<String>,
+    /// The data file system took no writes when it was looked at last.
+    pub(super) read_only: AtomicBool,
 }
 
 impl StatusSource {
+    /// Looks whether the data file system takes writes; says why not when that is news. Not while
+    /// power is lost: a table of mounts may be held up by what is frozen.
+    pub(super) fn look_at_mount(&self) {
+        match self.shared.published().state {
+            State::Good | State::Brownout | State::OnBattery { .. } => {}
+            State::Starting
+            | State::Suspect { .. }
+            | State::Failing { .. }
+            | State::Parked { .. }
+            | State::Resuming { .. }
+            | State::Rehearsing { .. }
+            | State::Stopping
+            | State::Off => return,
+        }
+        let found = read_only(self.medium.fd());
+        let before = self.read_only.swap(found.is_some(), Relaxed);
+        if let (Some(why), false) = (found, before) {
+            log::error!("{why}: {}", Reason::DataReadOnly);
+        }
+    }
+
     /// Would the gateway make it now?
     pub(super) fn assessment(&self) -> Assessment {
         let published = self.shared.published();
         let stats = self.orders.stats();
-        let mut found: heapless::Vec<Reason, 6> = heapless::Vec::new();
+        let mut found: heapless::Vec<Reason, 7> = heapless::Vec::new();
         let late = self.clock.mono().since(self.started) > OPENING;
         let store_reason = match stats.state {
             StoreState::Failed(_) => Some(Reason::StoreFailed),
@@ -188,6 +212,9 @@ impl StatusSource {
             StoreState::Starting | StoreState::Running | StoreState::Stopped => None,
         };
         found.extend(store_reason);
+        if self.read_only.load(Relaxed) {
+            found.push(Reason::DataReadOnly).ok();
+        }
         if self.medium.healthy().is_err() && store_reason != Some(Reason::StoreFailed) {
             found.push(Reason::MediumFailed).ok();
         }
@@ -356,6 +383,7 @@ mod tests {
             gauge: None,
             history: HoldupHistory::open(history, "c", "sim"),
             unmeasurable: None,
+            read_only: AtomicBool::new(false),
         };
         World {
             _home: home,

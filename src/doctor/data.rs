@@ -1,11 +1,12 @@
 //! Directories, file systems, free space.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::fs::{Access, StatVfsMountFlags, access, statfs, statvfs};
 
-use crate::guard::freeze_refusal;
+use crate::guard::{freeze_refusal, read_only};
 
 use super::{Check, Patient};
 
@@ -61,6 +62,14 @@ fn mount(p: &Patient<'_>, out: &mut Vec<Check>) {
             format!("{why}: parking cannot freeze it, others may write on"),
             "put data_dir on a partition of its own",
         )),
+    }
+    // A file system that stopped writing after an error may still grant every right.
+    if let Some(why) = File::open(dir).ok().and_then(|d| read_only(d.as_fd())) {
+        out.push(Check::bad(
+            "mount",
+            why,
+            "look at `dmesg`, check the medium (fsck), mount it read-write, restart the agent",
+        ));
     }
     if let Ok(s) = statvfs(dir)
         && !s.f_flag.contains(StatVfsMountFlags::NOATIME)

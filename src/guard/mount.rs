@@ -1,9 +1,10 @@
-//! May the file system under the data directory be frozen?
+//! The mount under the data directory: may it be frozen, and does it take writes?
 //!
-//! Only where the data directory is the mount point of a file system that nobody else stands on:
-//! freezing the root file system stops every program that logs or logs in.
+//! Frozen is only where the data directory is the mount point of a file system that nobody else
+//! stands on: freezing the root file system stops every program that logs or logs in.
 
 use std::fs;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -29,6 +30,27 @@ pub fn freeze_refusal(data_dir: &Path) -> Option<String> {
         Ok(table) => refusal_in(&table, &dir),
         Err(e) => Some(format!("cannot read /proc/self/mountinfo: {e}")),
     }
+}
+
+/// Why nothing can be written below the directory that `dir` is open on; `None` where that is
+/// possible, or not known. Reads a table of the kernel's, never the file system itself.
+pub fn read_only(dir: BorrowedFd<'_>) -> Option<String> {
+    let about = fs::read_to_string(format!("/proc/self/fdinfo/{}", dir.as_raw_fd())).ok()?;
+    let id = about.lines().find_map(|l| l.strip_prefix("mnt_id:"))?;
+    let table = fs::read("/proc/self/mountinfo").ok()?;
+    read_only_in(&String::from_utf8_lossy(&table), id.trim())
+}
+
+fn read_only_in(table: &str, id: &str) -> Option<String> {
+    let line = table.lines().find(|l| l.split(' ').next() == Some(id))?;
+    let (head, tail) = line.split_once(" - ")?;
+    let mut head = head.split(' ').skip(4);
+    let point = head.next()?;
+    let options = [head.next()?, tail.split(' ').nth(2)?];
+    let mut all = options.iter().flat_map(|o| o.split(','));
+    // An ext4 that stopped writing after an error says so on newer kernels, and leaves `rw`.
+    let why = all.find(|o| ["ro", "emergency_ro", "shutdown"].contains(o))?;
+    Some(format!("{point} is mounted read-only ({why})"))
 }
 
 fn refusal_in(table: &str, dir: &Path) -> Option<String> {
@@ -85,6 +107,8 @@ fn unescape(s: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     const TABLE: &str = "\
@@ -106,6 +130,36 @@ mod tests {
             let got = refusal_in(TABLE, Path::new(dir)).expect(dir);
             assert!(got.contains(why), "{got}");
         }
+    }
+
+    #[test]
+    fn a_mount_or_a_file_system_that_takes_no_writes_is_named() {
+        assert_eq!(read_only_in(TABLE, "30"), None);
+        assert_eq!(read_only_in(TABLE, "3"), None, "not there");
+        let was = "/var/lib/holdup rw,noatime - ext4 /dev/mmcblk0p3 rw";
+        for (is, why) in [
+            (
+                "/var/lib/holdup ro,noatime - ext4 /dev/mmcblk0p3 rw",
+                "(ro)",
+            ),
+            (
+                "/var/lib/holdup rw,noatime - ext4 /dev/mmcblk0p3 ro",
+                "(ro)",
+            ),
+            (
+                "/var/lib/holdup rw,noatime - ext4 /dev/mmcblk0p3 rw,errors=remount-ro,emergency_ro",
+                "(emergency_ro)",
+            ),
+        ] {
+            let table = TABLE.replace(was, is);
+            let got = read_only_in(&table, "30").expect(is);
+            assert!(
+                got.contains("/var/lib/holdup") && got.contains(why),
+                "{got}"
+            );
+        }
+        let here = fs::File::open("/tmp").expect("open");
+        assert_eq!(read_only(here.as_fd()), None);
     }
 
     #[test]

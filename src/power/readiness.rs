@@ -80,6 +80,8 @@ pub enum Reason {
     GuardedUnusable,
     /// The store takes no readings: it should be open by now.
     StoreStarting,
+    /// The data file system was mounted read-only.
+    DataReadOnly,
     /// The store takes no readings: its medium failed.
     StoreFailed,
     /// A sync failed: nothing is called durable any more.
@@ -106,6 +108,7 @@ impl Reason {
             Self::OtherWriters => "other_writers",
             Self::GuardedUnusable => "guarded_unusable",
             Self::StoreStarting => "store_starting",
+            Self::DataReadOnly => "data_read_only",
             Self::StoreFailed => "store_failed",
             Self::MediumFailed => "medium_failed",
             Self::DiskFull => "disk_full",
@@ -126,6 +129,7 @@ impl Reason {
             | Self::OtherWriters
             | Self::GuardedUnusable
             | Self::StoreStarting
+            | Self::DataReadOnly
             | Self::StoreFailed
             | Self::MediumFailed
             | Self::DiskFull
@@ -203,6 +207,10 @@ impl fmt::Display for Reason {
             Self::StoreStarting => f.write_str(
                 "the store is still being opened and takes no readings: look at the log, the card \
                  may not answer",
+            ),
+            Self::DataReadOnly => f.write_str(
+                "the data file system is read-only, nothing more can be stored: check the medium \
+                 (`dmesg`), then mount it read-write and restart the agent",
             ),
             Self::StoreFailed => f.write_str(
                 "the store stopped after a failed sync: check the medium, then restart the agent",

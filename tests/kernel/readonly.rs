@@ -5,6 +5,9 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
+use serde_json::json;
+
+use crate::disk::Disk;
 use crate::home::Home;
 
 /// A read-only tmpfs, unmounted when dropped.
@@ -53,4 +56,40 @@ fn a_read_only_data_directory_is_named_with_the_reason() {
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     assert_eq!(out.status.code(), Some(1), "{text}");
     assert!(text.contains("cannot be written"), "{text}");
+}
+
+#[test]
+fn a_file_system_that_turned_read_only_is_told_before_the_first_reading_fails() {
+    let disk = match Disk::new(64) {
+        Ok(disk) => disk,
+        Err(why) => {
+            eprintln!("skipped: no loop device with ext4 on this machine ({why})");
+            return;
+        }
+    };
+    let mount = disk.mount();
+    let remounted = Command::new("mount")
+        .args(["-o", "remount,errors=remount-ro"])
+        .arg(&mount)
+        .status();
+    assert!(remounted.expect("mount").success());
+    let home = Home::new();
+    std::os::unix::fs::symlink(&mount, home.path("data")).expect("link");
+    let mut agent = home.serving();
+    agent.wait_for("readiness", |s| s["readiness"] == "Ready");
+    fs::File::options()
+        .write(true)
+        .open(disk.trigger())
+        .and_then(|mut f| f.write_all(b"a test of holdup"))
+        .expect("an error of the file system's");
+    let s = agent.wait_for("the reason", |s| s["readiness"] == "AtRisk");
+    assert_eq!(s["reasons"], json!(["data_read_only"]));
+    assert_eq!(s["store"], "running", "no reading has failed yet");
+    let log = home.log();
+    assert!(log.contains("is mounted read-only ("), "{log}");
+    let out = home.holdup(&["doctor"]);
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert_eq!(out.status.code(), Some(1), "{text}");
+    assert!(text.contains("is mounted read-only ("), "{text}");
+    agent.kill();
 }

@@ -69,6 +69,15 @@ impl Disk {
         self.home.path().join("mnt")
     }
 
+    /// What is written here the file system takes for an error of its own.
+    #[allow(dead_code, reason = "for tests/kernel")]
+    pub(crate) fn trigger(&self) -> PathBuf {
+        let name = Path::new(&self.device).file_name().expect("name");
+        Path::new("/sys/fs/ext4")
+            .join(name)
+            .join("trigger_fs_error")
+    }
+
     /// Sectors written and flushes since the device was made.
     /// Source: the kernel's Documentation/block/stat.rst, fields 7 and 16.
     pub(crate) fn written(&self) -> (u64, u64) {
