@@ -335,7 +335,10 @@ fn outage_in_words(o: &LastOutage) -> String {
     let ended = match o.ended {
         Ended::Clean => "clean",
         Ended::Late => "late: the hold-up time was over before everything was durable",
-        Ended::Cut => "cut: the supply went while the plan ran",
+        Ended::Cut => "cut: the gateway was gone before everything was durable and noted",
+        Ended::Unfinished => {
+            "unfinished: the gateway outlived it, but not everything was durable and noted"
+        }
         Ended::NeverAnnounced => "never announced",
     };
     let ms = |v: Option<f64>| v.map_or_else(|| "unknown".to_owned(), |v| format!("{v:.1} ms"));

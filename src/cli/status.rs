@@ -190,6 +190,7 @@ fn print_outage(o: &LastOutage, out: &mut dyn Write) -> anyhow::Result<()> {
         Ended::Clean => "clean",
         Ended::Late => "late",
         Ended::Cut => "cut",
+        Ended::Unfinished => "unfinished",
         Ended::NeverAnnounced => "never announced",
     };
     let resumed = if o.resumed {

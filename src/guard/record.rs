@@ -4,7 +4,7 @@
 //! journal. Each block is a header (magic, length, CRC-32) and one JSON object that a person can
 //! read with `strings`. Per outage: a begin mark when the plan starts, an end mark when
 //! everything acknowledged is durable, a resumed mark after the thaw with the times that came
-//! later. A begin without an end was cut; an end after the deadline was late; an agent that
+//! later. A begin without an end was cut, or unfinished where the gateway outlived it; an end after the deadline was late; an agent that
 //! never wrote "stopped" and began no outage was never told. A rehearsal is recorded in the same way
 //! and is no outage.
 
@@ -57,8 +57,11 @@ pub enum Ended {
     Clean,
     /// Everything was durable, after the hold-up time was over.
     Late,
-    /// The supply went while the plan ran.
+    /// The gateway was gone before everything was durable and noted.
     Cut,
+    /// The plan came to no good end, and the gateway outlived it: a step failed, or the agent was
+    /// killed in the middle.
+    Unfinished,
     /// The gateway went down without any sign of a loss.
     NeverAnnounced,
 }
@@ -555,6 +558,24 @@ mod tests {
             assert_eq!((last.kind.as_str(), last.ended), ("power_fail", ended));
             assert_eq!(last.edge_to_durable_ms, end.map(|_| 2.5));
         }
+    }
+
+    #[test]
+    fn an_outage_that_the_gateway_outlived_was_not_cut() {
+        let w = World::new();
+        let (mut r, f, _) = w.boot("a");
+        w.begin(&mut r, &f);
+        let path = w.home.path().join("outage.rec");
+        let ended = |boot: &str| read_last(&path, boot).expect("read").map(|o| o.ended);
+        assert_eq!(ended("b"), Some(Ended::Cut));
+        assert_eq!(ended("a"), Some(Ended::Unfinished), "the agent was killed");
+        w.resumed(&r, &f);
+        w.stopped(&r, &f);
+        assert_eq!(
+            ended("b"),
+            Some(Ended::Unfinished),
+            "the end mark failed, service went on"
+        );
     }
 
     #[test]

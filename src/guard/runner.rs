@@ -267,7 +267,7 @@ impl Runner {
             told: 0,
             last: LastOutage {
                 kind: cause.name().to_owned(),
-                ended: Ended::Cut,
+                ended: Ended::Unfinished,
                 at: wall.to_string(),
                 edge_to_quiet_ms: None,
                 edge_to_durable_ms: None,

@@ -56,7 +56,15 @@ pub(super) fn charge_before(marks: &[Mark<'_>], boot: &str) -> Before {
 
 /// How the last session ended, and its last outage.
 pub(super) fn verdict(marks: &[Mark<'_>], boot: &str) -> Option<LastOutage> {
-    let last = last_announced(marks, Cause::PowerFail).map(|a| (a.session, a.outage));
+    let last = last_announced(marks, Cause::PowerFail).map(|mut a| {
+        let same_boot = a.boot == boot;
+        if a.outage.ended == Ended::Cut
+            && (same_boot || a.outage.resumed || stopped_after(marks, &a))
+        {
+            a.outage.ended = Ended::Unfinished;
+        }
+        (a.session, a.outage)
+    });
     let Some(Session {
         id: session,
         boot: session_boot,
@@ -96,9 +104,15 @@ pub(super) fn verdict(marks: &[Mark<'_>], boot: &str) -> Option<LastOutage> {
     }
 }
 
+/// Did its agent end in order?
+fn stopped_after(marks: &[Mark<'_>], outage: &Announced) -> bool {
+    last_session(marks).is_some_and(|s| s.id == outage.session && s.stopped)
+}
+
 /// An outage, or a rehearsal, that has a begin mark.
 struct Announced {
     session: u64,
+    boot: String,
     lost_at: Mono,
     outage: LastOutage,
 }
@@ -106,20 +120,26 @@ struct Announced {
 /// The newest rehearsal, or the newest that was none.
 fn last_announced(marks: &[Mark<'_>], like: Cause) -> Option<Announced> {
     let rehearsal = Cause::Rehearsal.name();
-    let (n, session, cause, wall_ms, lost_at_ns, deadline_ns) = marks
+    let (n, session, boot, cause, wall_ms, lost_at_ns, deadline_ns) = marks
         .iter()
         .filter_map(|m| match m {
             Mark::Begin {
                 n,
                 session,
+                boot,
                 cause,
                 wall_ms,
                 lost_at_ns,
                 deadline_ns,
-                ..
-            } if (cause == rehearsal) == (like == Cause::Rehearsal) => {
-                Some((*n, *session, cause, *wall_ms, *lost_at_ns, *deadline_ns))
-            }
+            } if (cause == rehearsal) == (like == Cause::Rehearsal) => Some((
+                *n,
+                *session,
+                boot,
+                cause,
+                *wall_ms,
+                *lost_at_ns,
+                *deadline_ns,
+            )),
             Mark::Begin { .. }
             | Mark::Session { .. }
             | Mark::Stopped { .. }
@@ -167,6 +187,7 @@ fn last_announced(marks: &[Mark<'_>], like: Cause) -> Option<Announced> {
     }
     Some(Announced {
         session,
+        boot: boot.clone().into_owned(),
         lost_at: Mono::from_nanos(lost_at_ns),
         outage,
     })

@@ -52,7 +52,7 @@ impl Runner {
     /// Notes how long the supply lasts, if this loss is measured and everything is durable; the
     /// orders that ended it.
     pub(super) fn beat(&self) -> u32 {
-        let measured = |o: &&Outage| o.measured && o.last.ended != Ended::Cut;
+        let measured = |o: &&Outage| o.measured && o.last.ended != Ended::Unfinished;
         let outage = self.outage.as_ref().filter(measured);
         let (Some(outage), Some(heartbeat)) = (outage, &self.heartbeat) else {
             return 0;
