@@ -207,6 +207,7 @@ impl ForeignDatabase {
         let unit = self.settings.unit.clone().unwrap_or_default();
         let is_stopped = format!("unit {unit} is stopped");
         let locked = matches!(lock, Lock::Held(_));
+        let refused = matches!(lock, Lock::Refused(_));
         let (synced, done, words) = match (lock, stopped) {
             (Lock::Held(held), Ok(true)) if !self.outsiders => {
                 drop(held);
@@ -248,6 +249,8 @@ impl ForeignDatabase {
                 (synced, Err(why), words)
             }
         };
+        // At once, not only at the next look: they write on behind everybody's back.
+        self.other_writers |= refused && done.is_err();
         Stilled {
             synced: synced.is_ok(),
             done: synced.and(done),

@@ -178,6 +178,22 @@ fn a_writer_that_never_lets_its_lock_go_is_named_before_the_outage() {
 }
 
 #[test]
+fn a_lock_that_is_refused_in_the_outage_is_told_at_once() {
+    let w = World::new();
+    let mut app = w.filled("app.db", "DELETE");
+    let mut db = w.guarded("app.db", None);
+    assert!(!look(&mut db).0, "not yet");
+    app.run("PRAGMA locking_mode=EXCLUSIVE");
+    app.run("INSERT INTO t VALUES(1)");
+    db.commit(LONG).expect("commit");
+    db.still(LONG).expect_err("no lock to be had");
+    assert!(db.view().other_writers, "{db:?}");
+    db.release();
+    app.kill();
+    assert!(!look(&mut db).0, "{db:?}");
+}
+
+#[test]
 fn readiness_names_other_writers_before_the_outage() {
     let home = Home::with(
         "holdup_ms = 4000",
