@@ -154,10 +154,19 @@ pub(super) async fn serve(listener: UnixListener, source: Arc<StatusSource>) {
 
 async fn talk(stream: UnixStream, source: &StatusSource, turn: &Mutex<()>) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
-    let mut line = String::new();
-    let mut read = BufReader::new(read.take(LONGEST));
-    tokio::time::timeout(PATIENCE, read.read_line(&mut line)).await??;
-    match serde_json::from_str(line.trim()) {
+    let mut line = Vec::new();
+    let mut read = BufReader::new(read.take(LONGEST + 1));
+    let came = tokio::time::timeout(PATIENCE, read.read_until(b'\n', &mut line)).await;
+    let Ok(came) = came else {
+        let why = format!("no whole line came within {} s", PATIENCE.as_secs());
+        return say(&mut write, &ControlAnswer::Refused(why)).await;
+    };
+    came?;
+    if line.len() as u64 > LONGEST {
+        let why = format!("longer than {LONGEST} bytes: send one request in one line");
+        return say(&mut write, &ControlAnswer::Refused(why)).await;
+    }
+    match serde_json::from_slice(line.trim_ascii()) {
         Err(e) => {
             let why = format!("not understood: {e}");
             say(&mut write, &ControlAnswer::Refused(why)).await

@@ -101,6 +101,28 @@ fn the_control_socket_is_for_its_owner_alone_and_answers_nonsense_with_a_refusal
 }
 
 #[test]
+fn bytes_that_are_no_text_or_too_many_for_a_request_are_told_so() {
+    use std::io::{BufRead, BufReader, Write};
+    let home = Home::new();
+    let _agent = home.serving();
+    let long = vec![b'x'; 1 << 20];
+    for (sent, says) in [
+        (&b"\xff\xfe{\"do\":\"measure\"}\n"[..], "not understood"),
+        (&long[..], "longer than 4096 bytes"),
+    ] {
+        let path = home.path("run/control.sock");
+        let mut stream = std::os::unix::net::UnixStream::connect(path).expect("connect");
+        // Cut short where the agent has closed already.
+        stream.write_all(sent).ok();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).expect("answer");
+        let answer: Value = serde_json::from_str(&line).expect("json");
+        let why = answer["refused"].as_str().expect("refused");
+        assert!(why.contains(says), "{why}");
+    }
+}
+
+#[test]
 fn measuring_needs_a_yes_and_can_be_taken_back_and_a_restart_disarms() {
     let home = Home::new();
     let mut agent = home.serving();
