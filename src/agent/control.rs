@@ -259,6 +259,11 @@ async fn answered(source: &StatusSource, done: impl Fn(Answer) -> bool) -> Answe
 
 fn why_not(source: &StatusSource) -> String {
     let p = source.shared.published();
+    if p.measuring == Measuring::Running {
+        return "a measurement runs and cannot be taken back: it ends when power is back or the \
+                supply is empty"
+            .to_owned();
+    }
     if p.state == State::Good && p.health != LineHealth::Good {
         return "the power-fail line cannot be read or believed: run `holdup doctor`".to_owned();
     }

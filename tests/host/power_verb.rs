@@ -123,6 +123,32 @@ fn bytes_that_are_no_text_or_too_many_for_a_request_are_told_so() {
 }
 
 #[test]
+fn a_measurement_that_runs_is_not_said_to_be_cancelled() {
+    let home = Home::with("glitch_ms = 20\nrestore_ms = 100", "");
+    let mut agent = home.serving();
+    let (code, _) = answer(&home, &["power", "measure", "--yes", "--json"]);
+    assert_eq!(code, Some(0));
+    home.power(true);
+    agent.wait_for("a running measurement", |s| {
+        s["supply"] == "Parked" && s["measuring"] == "running"
+    });
+    let (code, said) = answer(&home, &["power", "measure", "--cancel", "--json"]);
+    assert_eq!(code, Some(3), "{said}");
+    let why = said["refused"].as_str().expect("refused");
+    assert!(why.contains("a measurement runs"), "{why}");
+    assert_eq!(agent.status().expect("status")["measuring"], "running");
+    // Told to end, it does not say that power was back.
+    agent.stop();
+    let mut agent = home.serving();
+    let s = agent.wait_for("the measurement", |s| !s["measurement"].is_null());
+    assert_eq!(s["measurement"]["at_least"], true);
+    assert_eq!(s["measurement"]["ended_by"], "agent_ended");
+    assert_eq!(s["measurement"]["proposed_ms"], Value::Null);
+    assert!(!home.log().contains("power was back"), "{}", home.log());
+    assert!(!home.log().contains("power.holdup_ms ="), "{}", home.log());
+}
+
+#[test]
 fn measuring_needs_a_yes_and_can_be_taken_back_and_a_restart_disarms() {
     let home = Home::new();
     let mut agent = home.serving();

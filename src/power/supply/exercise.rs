@@ -124,6 +124,8 @@ impl Supply {
 
     pub(super) fn arm(&mut self, arm: bool, now: Mono) {
         let notice = match arm {
+            // It ends with the loss, or with the supply.
+            false if self.measure.since.is_some() => Notice::Refused,
             false => {
                 self.measure.armed_at = None;
                 Notice::MeasureDisarmed
