@@ -50,7 +50,7 @@ use tell::Teller;
 
 pub use control::{ControlAnswer, ControlRequest, RehearsalReport};
 pub use gauge::GaugeStatus;
-pub use holdup_history::{HistoryEntry, HistoryError, read_history};
+pub use holdup_history::{History, HistoryEntry, HistoryError, read_history};
 pub use status::{Database, Gpio, Status};
 
 /// Worker threads for sockets. One carries more than any card commits; a second would wake for

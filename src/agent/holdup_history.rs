@@ -1,10 +1,9 @@
 //! The hold-up times that were measured, oldest first, and whether the supply has worn.
 //!
 //! Kept as a small JSON file under the data directory, replaced as a whole. Status reads the
-//! memory, never the file. A file that cannot be read is left as it is: measurements are rare and
-//! dear, so it is for a person to look at it.
+//! memory, never the file. Measurements are rare and dear: a damaged file is set aside by name, for
+//! a person to look at it, and what is good in it goes on; one of a newer version is left as it is.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -13,8 +12,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Wall;
-use crate::durable::{Gate, Medium};
-use crate::guard::Measured;
+use crate::durable::{Gate, Medium, read_own};
+use crate::guard::{Measured, Outlived};
 use crate::power::{Measurement, Reason, proposal, worn};
 
 use super::costs::lock;
@@ -24,6 +23,10 @@ const KEPT: usize = 64;
 /// More than this is no history of ours.
 const LARGEST: u64 = 1 << 20;
 const VERSION: u32 = 1;
+/// No supply is measured for longer: 24 h.
+const LONGEST_MS: f64 = 86_400_000.0;
+/// Bytes in one text.
+const LONGEST_TEXT: usize = 256;
 
 /// One measurement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,8 +47,11 @@ pub struct HistoryEntry {
     pub gave_ms: f64,
     /// How far apart the last stamps were.
     pub resolution_ms: f64,
-    /// Power was back first: the supply lasts longer than this.
+    /// The measurement ended before the supply did: it lasts longer than this.
     pub at_least: bool,
+    /// What ended it then; files of older versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_by: Option<Outlived>,
     /// `power.holdup_ms` at that time.
     pub configured_ms: Option<u64>,
     /// What it proposes for `power.holdup_ms`.
@@ -64,7 +70,9 @@ pub struct HistoryEntry {
 
 impl HistoryEntry {
     fn new(m: Measured, card: &str, board: &str) -> Self {
-        let proposed = proposal(m.gave).map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+        // Of a supply that was not seen to end nobody knows what it gives.
+        let proposed = proposal(m.gave).filter(|_| !m.at_least);
+        let proposed = proposed.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
         Self {
             at: m.on.to_string(),
             wall_ms: m.on.as_millis(),
@@ -75,6 +83,7 @@ impl HistoryEntry {
             gave_ms: ms(m.gave),
             resolution_ms: ms(m.resolution),
             at_least: m.at_least,
+            ended_by: m.ended_by,
             configured_ms: m.configured_ms,
             proposed_ms: proposed,
             stamps: m.stamps,
@@ -97,19 +106,51 @@ impl HistoryEntry {
         }
     }
 
+    /// What is wrong with it: not what this version could have written.
+    fn fault(&self) -> Option<&'static str> {
+        let texts = [&self.at, &self.card, &self.board, &self.source, &self.boot];
+        let printable = |t: &String| t.len() <= LONGEST_TEXT && !t.chars().any(char::is_control);
+        if !texts.into_iter().all(printable) {
+            return Some("a text that is too long or holds control characters");
+        }
+        let times = [
+            self.gave_ms,
+            self.resolution_ms,
+            self.write_mean_ms,
+            self.write_worst_ms,
+        ];
+        let whole = [self.configured_ms, self.proposed_ms];
+        let sound = times.iter().all(|ms| (0.0..=LONGEST_MS).contains(ms))
+            && whole.iter().flatten().all(|ms| *ms as f64 <= LONGEST_MS);
+        (!sound).then_some("a time that is negative or longer than a day")
+    }
+
     /// What was measured and what it is worth, for the log and for people.
     pub fn in_words(&self) -> String {
         let proposal = match self.proposed_ms {
+            _ if self.at_least => {
+                "nothing is proposed; measure again, and leave the plug out until the gateway is \
+                 dark"
+                    .to_owned()
+            }
             Some(ms) => format!(
                 "power.holdup_ms = {ms} keeps a fifth back for age, cold and load (rounded down \
                  to 10 ms)"
             ),
             None => "that is no hold-up time: look at the supply and its wiring".to_owned(),
         };
-        let (least, end) = if self.at_least {
-            ("at least ", "power was back before it was empty")
-        } else {
-            ("", "while the card was written to all the time")
+        let (least, end) = match (self.at_least, self.ended_by) {
+            (false, _) => ("", "while the card was written to all the time"),
+            (true, Some(Outlived::PowerBack)) => {
+                ("at least ", "power was back before it was empty")
+            }
+            (true, Some(Outlived::AgentEnded)) => {
+                ("at least ", "the agent ended before it was empty")
+            }
+            (true, Some(Outlived::LongEnough)) => {
+                ("at least ", "that is as long as a measurement runs")
+            }
+            (true, None) => ("at least ", "the measurement ended before it was empty"),
         };
         format!(
             "the supply ({}) gave {least}{:.0} ms, {end} ({} stamps, {:.1} ms each, the slowest \
@@ -124,10 +165,26 @@ impl HistoryEntry {
     }
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct HistoryFile {
+#[derive(Debug, Serialize)]
+struct HistoryFile<'a> {
     version: u32,
-    measurements: Vec<HistoryEntry>,
+    measurements: &'a [HistoryEntry],
+}
+
+/// The same as it is read: each measurement is looked at by itself.
+#[derive(Debug, Deserialize)]
+struct AnyFile {
+    version: u32,
+    measurements: Vec<serde_json::Value>,
+}
+
+/// What there is at a path.
+#[derive(Debug, Default, PartialEq)]
+pub struct History {
+    /// Good measurements, oldest first.
+    pub measurements: Vec<HistoryEntry>,
+    /// What else is in the file that nobody wrote like that.
+    pub damage: Option<String>,
 }
 
 /// Why there is no history.
@@ -141,46 +198,74 @@ pub enum HistoryError {
         /// Why.
         source: io::Error,
     },
-    /// It is not what this version writes.
+    /// A newer version wrote it.
     #[error(
-        "{} is not a history that this version understands ({why}): move it away to begin a new one",
+        "{} is a history of version {version}, which this version does not understand: move it away \
+         to begin a new one",
         path.display()
     )]
-    Format {
+    Version {
         /// The file.
         path: PathBuf,
-        /// Why.
-        why: String,
+        /// Its version.
+        version: u32,
     },
 }
 
-/// Reads the measurements at `path`, oldest first; none when there is no file.
-pub fn read_history(path: &Path) -> Result<Vec<HistoryEntry>, HistoryError> {
-    // Looked at first: a FIFO in its place would be waited for.
-    let plain = fs::metadata(path).and_then(|m| {
-        if m.is_file() && m.len() <= LARGEST {
-            fs::read(path)
-        } else {
-            Err(io::Error::other("it is not a history of measurements"))
-        }
-    });
-    let bytes = match plain {
+/// Reads the measurements at `path`; none when there is no file.
+///
+/// # Errors
+/// It cannot be read, or is of a newer version. Damage is no error.
+pub fn read_history(path: &Path) -> Result<History, HistoryError> {
+    let bytes = match read_own(path, LARGEST) {
         Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(History::default()),
+        // Not a file of ours, or too large for one.
+        Err(e) if e.kind() == io::ErrorKind::Other => return Ok(damaged(e.to_string())),
         Err(source) => {
             let path = path.to_owned();
             return Err(HistoryError::Io { path, source });
         }
     };
-    let format = |why: String| HistoryError::Format {
-        path: path.to_owned(),
-        why,
+    let file: AnyFile = match serde_json::from_slice(&bytes) {
+        Ok(file) => file,
+        Err(e) => return Ok(damaged(e.to_string())),
     };
-    let file: HistoryFile = serde_json::from_slice(&bytes).map_err(|e| format(e.to_string()))?;
-    if file.version != VERSION {
-        return Err(format(format!("version {}", file.version)));
+    if file.version > VERSION {
+        return Err(HistoryError::Version {
+            path: path.to_owned(),
+            version: file.version,
+        });
     }
-    Ok(file.measurements)
+    let (mut history, all) = (History::default(), file.measurements.len());
+    for (n, value) in file.measurements.into_iter().enumerate() {
+        let fault = match serde_json::from_value::<HistoryEntry>(value) {
+            Ok(entry) => match entry.fault() {
+                None => {
+                    history.measurements.push(entry);
+                    continue;
+                }
+                Some(fault) => fault.to_owned(),
+            },
+            Err(e) => e.to_string(),
+        };
+        let fault = format!("measurement {}: {}", n + 1, fault.escape_debug());
+        history.damage.get_or_insert(fault);
+    }
+    let over = history.measurements.len().saturating_sub(KEPT);
+    history.measurements.drain(..over);
+    if all > KEPT {
+        let many = format!("{all} measurements, where {KEPT} are kept");
+        history.damage.get_or_insert(many);
+    }
+    Ok(history)
+}
+
+fn damaged(why: String) -> History {
+    History {
+        measurements: Vec::new(),
+        damage: Some(why),
+    }
 }
 
 #[derive(Debug, Default)]
@@ -188,6 +273,8 @@ struct Held {
     entries: Vec<HistoryEntry>,
     /// Something is not in the file yet.
     unwritten: bool,
+    /// The file on the medium is damaged, and lies there still.
+    damaged: bool,
     /// The file on the medium is not ours to replace.
     refused: bool,
 }
@@ -206,7 +293,17 @@ impl HoldupHistory {
     pub(super) fn open(path: PathBuf, card: &str, board: &str) -> Self {
         let mut held = Held::default();
         match read_history(&path) {
-            Ok(entries) => held.entries = entries,
+            Ok(History {
+                measurements,
+                damage,
+            }) => {
+                if let Some(why) = &damage {
+                    log::error!("{} is damaged: {why}", path.display());
+                }
+                held.entries = measurements;
+                held.damaged = damage.is_some();
+                held.unwritten = damage.is_some();
+            }
             Err(e) => {
                 log::warn!("{}", super::explain(&e));
                 held.refused = true;
@@ -223,6 +320,10 @@ impl HoldupHistory {
     /// Takes a measurement in, and says what it is, unless it is known already.
     pub(super) fn add(&self, measured: Measured) {
         let entry = HistoryEntry::new(measured, &self.card, &self.board);
+        if let Some(fault) = entry.fault() {
+            log::error!("a measurement of the hold-up time is not taken over: {fault}");
+            return;
+        }
         let mut held = lock(&self.held);
         if held.entries.iter().any(|e| e.is_same_as(&entry)) {
             return;
@@ -243,9 +344,24 @@ impl HoldupHistory {
         let Some(_pass) = gate.try_enter() else {
             return;
         };
+        if held.damaged {
+            match medium.set_aside(&self.path) {
+                Ok(aside) => log::warn!(
+                    "{} was damaged and is now {}",
+                    self.path.display(),
+                    aside.display()
+                ),
+                Err(e) => {
+                    log::error!("{}; no measurement is kept", super::explain(&e));
+                    held.refused = true;
+                    return;
+                }
+            }
+            held.damaged = false;
+        }
         let file = HistoryFile {
             version: VERSION,
-            measurements: held.entries.clone(),
+            measurements: &held.entries,
         };
         // A full disk passes; what was measured is written when there is room again.
         let written = serde_json::to_vec_pretty(&file)
@@ -301,6 +417,7 @@ mod tests {
             gave: Duration::from_millis(gave_ms),
             resolution: Duration::from_millis(6),
             at_least: false,
+            ended_by: None,
             stamps: 300,
             write_mean: Duration::from_millis(2),
             write_worst: Duration::from_millis(9),
@@ -347,7 +464,7 @@ mod tests {
         let h = w.open();
         h.add(measured(1, 2000));
         h.keep(&w.gate, &w.medium);
-        let kept = read_history(&w.path()).expect("read");
+        let kept = read_history(&w.path()).expect("read").measurements;
         assert_eq!(kept.len(), 1);
         assert_eq!(kept[0].proposed_ms, Some(1600));
         assert_eq!((kept[0].gave_ms, kept[0].resolution_ms), (2000.0, 6.0));
@@ -361,7 +478,7 @@ mod tests {
             h.add(measured(n, 2000 + n));
         }
         h.keep(&w.gate, &w.medium);
-        let kept = read_history(&w.path()).expect("read");
+        let kept = read_history(&w.path()).expect("read").measurements;
         assert_eq!(kept.len(), KEPT);
         assert_eq!(kept[0].gave_ms, 2006.0);
     }
@@ -394,8 +511,91 @@ mod tests {
         let h = w.open();
         h.add(measured(1, 2000));
         h.keep(&w.gate, &w.medium);
-        assert_eq!(fs::read(w.path()).expect("read"), odd);
+        assert_eq!(std::fs::read(w.path()).expect("read"), odd);
         let e = read_history(&w.path()).expect_err("refused");
         assert!(e.to_string().contains("version 2"), "{e}");
+    }
+
+    #[test]
+    fn a_lower_bound_proposes_nothing_and_says_what_ended_it() {
+        let least = |ended_by| {
+            let m = Measured {
+                at_least: true,
+                ended_by,
+                ..measured(1, 2000)
+            };
+            HistoryEntry::new(m, "card-1", "rpi5")
+        };
+        for (ended_by, says) in [
+            (Some(Outlived::PowerBack), "power was back"),
+            (Some(Outlived::AgentEnded), "the agent ended"),
+            (None, "the measurement ended"),
+        ] {
+            let entry = least(ended_by);
+            assert_eq!(entry.proposed_ms, None);
+            let words = entry.in_words();
+            assert!(words.contains(says), "{says} in {words}");
+            assert!(!words.contains("power.holdup_ms ="), "{words}");
+            assert_eq!(words.contains("power was back"), says == "power was back");
+        }
+    }
+
+    #[test]
+    fn a_damaged_history_is_set_aside_by_name_and_what_is_good_in_it_goes_on() {
+        let good = HistoryEntry::new(measured(1, 2000), "card-1", "rpi5");
+        let with = |change: &dyn Fn(&mut HistoryEntry)| {
+            let mut entry = good.clone();
+            change(&mut entry);
+            entry
+        };
+        let file = |entries: &[HistoryEntry]| {
+            serde_json::to_vec(&HistoryFile {
+                version: VERSION,
+                measurements: entries,
+            })
+            .expect("json")
+        };
+        let many: Vec<_> = (0..100).map(|n| with(&|e| e.lost_at_ns = n)).collect();
+        for (odd, kept) in [
+            (file(&[good.clone(), with(&|e| e.gave_ms = -5.0)]), 1),
+            (file(&[good.clone(), with(&|e| e.gave_ms = 1e300)]), 1),
+            (
+                file(&[with(&|e| e.at = "\u{1b}[2J".to_owned()), good.clone()]),
+                1,
+            ),
+            (
+                file(&[with(&|e| e.card = "x".repeat(1000)), good.clone()]),
+                1,
+            ),
+            (file(&[with(&|e| e.proposed_ms = Some(u64::MAX))]), 0),
+            (file(&many), KEPT),
+            (b"not json".to_vec(), 0),
+            (vec![b' '; usize::try_from(LARGEST).expect("size") + 1], 0),
+        ] {
+            let w = World::new();
+            w.medium.replace(&w.path(), &odd).expect("plant");
+            let read = read_history(&w.path()).expect("read");
+            assert_eq!(read.measurements.len(), kept);
+            assert!(read.damage.is_some_and(|d| !d.contains('\u{1b}')));
+            let h = w.open();
+            h.keep(&w.gate, &w.medium);
+            let aside = w.home.path().join("history.json.damaged");
+            assert_eq!(std::fs::read(&aside).expect("set aside"), odd);
+            let now = read_history(&w.path()).expect("read");
+            assert_eq!((now.measurements.len(), now.damage), (kept, None));
+        }
+    }
+
+    #[test]
+    fn what_was_set_aside_before_is_not_overwritten() {
+        let w = World::new();
+        for n in 0..3u8 {
+            w.medium.replace(&w.path(), &[b'#', n]).expect("plant");
+            w.open().keep(&w.gate, &w.medium);
+        }
+        for (n, name) in ["", "-2", "-3"].iter().enumerate() {
+            let aside = w.home.path().join(format!("history.json.damaged{name}"));
+            assert_eq!(std::fs::read(aside).expect("kept"), [b'#', n as u8]);
+        }
     }
 }

@@ -196,11 +196,20 @@ fn print(r: &RehearsalReport, out: &mut dyn Write) -> anyhow::Result<()> {
 }
 
 fn history(settings: &Settings, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
-    let entries = read_history(&settings.gateway.holdup_history_path())?;
+    let path = settings.gateway.holdup_history_path();
+    let history = read_history(&path)?;
+    let entries = history.measurements;
     if json {
-        let answer = json!({ "measurements": entries });
+        let answer = json!({ "measurements": entries, "damage": history.damage });
         writeln!(out, "{}", serde_json::to_string_pretty(&answer)?)?;
         return Ok(0);
+    }
+    if let Some(why) = history.damage {
+        writeln!(
+            io::stderr(),
+            "holdup: {} is damaged ({why}): the agent sets it aside, look at it there",
+            path.display()
+        )?;
     }
     if entries.is_empty() {
         writeln!(
@@ -216,8 +225,10 @@ fn history(settings: &Settings, json: bool, out: &mut dyn Write) -> anyhow::Resu
             " (clock not set)"
         };
         let least = if e.at_least { "at least " } else { "" };
+        // Files of older versions proposed on a lower bound, too.
         let proposed = e
             .proposed_ms
+            .filter(|_| !e.at_least)
             .map_or_else(String::new, |p| format!(", propose {p} ms"));
         let configured = e
             .configured_ms

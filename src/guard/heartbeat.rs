@@ -50,6 +50,18 @@ pub(super) struct Subject<'a> {
     pub(super) lost_at_ns: u64,
 }
 
+/// What ended a measurement that the supply outlived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outlived {
+    /// Power was back.
+    PowerBack,
+    /// The agent was stopped, or killed.
+    AgentEnded,
+    /// It ran for as long as one may.
+    LongEnough,
+}
+
 /// One stamp.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Beat<'a> {
@@ -64,6 +76,9 @@ struct Beat<'a> {
     slowest_us: u64,
     /// The last: the supply outlived the measurement.
     outlived: bool,
+    /// Files of older versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ended_by: Option<Outlived>,
 }
 
 /// A hold-up time that was measured.
@@ -87,6 +102,8 @@ pub struct Measured {
     pub resolution: Duration,
     /// The supply outlived the measurement: it lasts longer than this.
     pub at_least: bool,
+    /// What ended it then, where that is known.
+    pub ended_by: Option<Outlived>,
     /// Stamps written.
     pub stamps: u64,
     /// What one write took on average.
@@ -139,6 +156,7 @@ impl Heartbeat {
             writes_us: 0,
             slowest_us: 0,
             outlived: false,
+            ended_by: None,
         };
         loop {
             let began = Mono::from_nanos(beat.at_ns);
@@ -161,12 +179,20 @@ impl Heartbeat {
                 // The plan may have been busy when power came back.
                 beat.at_ns = now.min(orders.back_at()).as_nanos();
                 beat.outlived = true;
+                // Told to end or to resume, with power still away: nobody brought it back.
+                let back = bits & order::MEASURED != 0 || orders.back_at() != Mono::NEVER;
+                beat.ended_by = Some(if back {
+                    Outlived::PowerBack
+                } else {
+                    Outlived::AgentEnded
+                });
                 seal(MAGIC, &beat, &mut block);
                 self.file
                     .write(medium, (beat.n % u64::from(SLOTS)) as u32, &block)?;
                 return Ok((beat.told(&subject.boot), bits));
             }
             beat.outlived = lasted >= LONGEST;
+            beat.ended_by = beat.outlived.then_some(Outlived::LongEnough);
         }
     }
 }
@@ -190,6 +216,10 @@ impl Beat<'_> {
             resolution: interval,
             // The same boot: the agent died, the gateway did not.
             at_least: self.outlived || s.boot == now,
+            ended_by: match self.outlived {
+                true => self.ended_by,
+                false => (s.boot == now).then_some(Outlived::AgentEnded),
+            },
             stamps: self.n + 1,
             write_mean: Duration::from_micros(self.writes_us / self.n.max(1)),
             write_worst: Duration::from_micros(self.slowest_us),
@@ -238,6 +268,7 @@ mod tests {
                 writes_us: n * 2000,
                 slowest_us: 9000,
                 outlived,
+                ended_by: None,
             };
             let mut block = [0; BlockFile::BLOCK];
             assert!(seal(MAGIC, &beat, &mut block));
@@ -281,12 +312,40 @@ mod tests {
     fn a_supply_that_outlived_the_measurement_gave_at_least_that() {
         let w = World::new();
         w.stamp(10, 1200, false);
-        assert!(
-            w.open("a").1.expect("measured").at_least,
-            "only the agent died"
-        );
+        let same_boot = w.open("a").1.expect("measured");
+        assert!(same_boot.at_least, "only the agent died");
+        assert_eq!(same_boot.ended_by, Some(Outlived::AgentEnded));
         w.stamp(11, 1206, true);
         assert!(w.open("b").1.expect("measured").at_least);
+    }
+
+    #[test]
+    fn an_agent_that_is_told_to_end_does_not_say_that_power_was_back() {
+        for (order, back, says) in [
+            (order::EXIT, false, Outlived::AgentEnded),
+            (order::RESUME, false, Outlived::AgentEnded),
+            (order::RESUME, true, Outlived::PowerBack),
+        ] {
+            let w = World::new();
+            let (h, _) = w.open("a");
+            let clock = crate::clock::SystemClock;
+            let orders = Orders::default();
+            orders.measure();
+            if back {
+                orders.measured(clock.mono());
+            }
+            orders.give(order);
+            let subject = Subject {
+                boot: "a".into(),
+                source: "capacitor".into(),
+                configured_ms: None,
+                wall_ms: 7,
+                synchronised: true,
+                lost_at_ns: clock.mono().as_nanos(),
+            };
+            let (measured, _) = h.run(&subject, &w.medium, &clock, &orders).expect("run");
+            assert_eq!((measured.at_least, measured.ended_by), (true, Some(says)));
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub use foreign::{
     ForeignDatabase, Header, Holders, Journal, header, holders, is_read_only, not_writable,
     process_in_words, writer_now,
 };
-pub use heartbeat::{Heartbeat, Measured};
+pub use heartbeat::{Heartbeat, Measured, Outlived};
 pub use instance::{Instance, InstanceError};
 pub use machine::{KernelMachine, Machine, MachineError, SimMachine};
 pub use mount::{freeze_refusal, read_only};
