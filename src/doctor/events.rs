@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
-use crate::hooks::survey;
+use crate::hooks::{shown, survey};
 
 use super::{Check, Patient};
 
@@ -18,11 +19,11 @@ pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
     let scripts: Vec<String> = found
         .iter()
         .flat_map(|(_, scripts)| scripts)
-        .map(|s| s.path.file_name().unwrap_or_default().display().to_string())
+        .map(|s| shown(Path::new(s.path.file_name().unwrap_or_default())))
         .collect();
     if !scripts.is_empty() {
-        let shown = scripts.join(", ");
-        out.push(Check::ok("events", format!("{}: {shown}", dir.display())));
+        let all = scripts.join(", ");
+        out.push(Check::ok("events", format!("{}: {all}", dir.display())));
     } else if refused.is_empty() {
         out.push(Check::ok(
             "events",
@@ -32,7 +33,7 @@ pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
     for r in refused {
         out.push(Check::warn(
             "events",
-            format!("{} is not run", r.path.display()),
+            format!("{} is not run", shown(&r.path)),
             r.why,
         ));
     }

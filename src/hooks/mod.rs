@@ -23,7 +23,7 @@ use crate::power::Word;
 
 use run::{Outcome, Run};
 
-pub use scripts::{Listing, Refused, Script, list, survey};
+pub use scripts::{Listing, Refused, Script, list, shown, survey};
 
 /// Events that may wait; of more the oldest are left out.
 const WAITING: usize = 8;
@@ -203,7 +203,7 @@ impl Worker {
             .retain_mut(|c| matches!(c.try_wait(), Ok(None)));
         let Listing { scripts, refused } = list(&self.settings.dir, event.word);
         for r in refused {
-            log::warn!("script {} is not run: {}", r.path.display(), r.why);
+            log::warn!("script {} is not run: {}", shown(&r.path), r.why);
         }
         for script in scripts {
             if !self.wait_for_calm() {
@@ -222,7 +222,7 @@ impl Worker {
             ends_at: &|| self.shared.state().ending.map(|t| t + LAST),
         };
         let report = run.to_the_end();
-        let name = script.path.display();
+        let name = shown(&script.path);
         for line in &report.output {
             log::info!("{name}: {line}");
         }

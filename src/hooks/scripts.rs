@@ -8,6 +8,18 @@ use std::path::{Path, PathBuf};
 
 use crate::power::Word;
 
+/// A path for one line of a log or a terminal: who names a file may put anything into its name.
+pub fn shown(path: &Path) -> String {
+    let escape = |c: char| -> String {
+        if c.is_control() {
+            c.escape_default().collect()
+        } else {
+            c.into()
+        }
+    };
+    path.to_string_lossy().chars().map(escape).collect()
+}
+
 /// A script that is not run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
@@ -129,7 +141,7 @@ fn trusted(path: &Path, user: u32) -> Result<PathBuf, String> {
             return Err(if depth == 0 {
                 why
             } else {
-                format!("lies in {}, which {why}", place.display())
+                format!("lies in {}, which {why}", shown(place))
             });
         }
     }

@@ -473,6 +473,30 @@ fn what_others_could_have_written_is_refused_with_the_reason() {
 }
 
 #[test]
+fn a_name_that_would_write_to_the_terminal_is_shown_escaped() {
+    let s = Scripts::new(BATTERY, 10);
+    let bad = "onbattery-\u{1b}[2J\nforged line: all is well";
+    s.notes("onbattery-0");
+    s.script(bad, "echo done >> $journal");
+    let refused = "onbattery-\u{1b}[3J\nrefused";
+    s.script(refused, "exit 0");
+    chmod(&s.home.path(&format!("events.d/{refused}")), 0o777);
+    let doctor = s.home.holdup(&["doctor"]);
+    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    let agent = s.home.serving();
+    s.home.power(true);
+    s.wait_written("onbattery-0 onbattery");
+    let log = s.wait_log("forged line: all is well for onbattery: ok");
+    for text in [&doctor, &log] {
+        assert!(!text.contains('\u{1b}'), "{text}");
+        assert!(text.contains("\\u{1b}[2J\\nforged"), "{text}");
+        assert!(text.contains("\\u{1b}[3J\\nrefused is not run"), "{text}");
+        assert!(!text.lines().any(|l| l.starts_with("forged")), "{text}");
+    }
+    agent.stop();
+}
+
+#[test]
 fn the_shipped_example_signals_the_unit_that_it_names() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("image/events.d/onbattery-sigpwr");
     let mode = fs::metadata(&example)
