@@ -28,7 +28,9 @@ const BUFFER: usize = 64 * 1024;
 const CHUNK_ROWS: usize = 256;
 /// Unread answers at which reading stops.
 const ANSWERS: usize = 16 * 1024;
-/// A subscription may come while the agent pauses; so many bytes are read to find it.
+/// A subscription may come while the agent pauses: so many bytes are read ahead to find it, and
+/// no longer a line is one.
+const AHEAD: usize = BUFFER_FIRST;
 const ASK: usize = 256;
 /// Unread answers at which acknowledgements wait to be merged.
 const MERGE: usize = 1024;
@@ -64,8 +66,10 @@ pub(super) struct Connection {
     paused: Option<Pause>,
     /// Words about power that were told, once it was asked for.
     heard: Option<u64>,
-    /// Nothing but subscriptions came so far.
-    asking: bool,
+    /// Bytes behind `start` that were looked through for a subscription during this pause.
+    looked: usize,
+    /// A subscription was heard before it was its line's turn.
+    asked_ahead: bool,
     over: bool,
 }
 
@@ -100,7 +104,8 @@ impl Connection {
             pending_bytes: 0,
             paused: None,
             heard: None,
-            asking: true,
+            looked: 0,
+            asked_ahead: false,
             over: false,
         }
     }
@@ -152,6 +157,7 @@ impl Connection {
         let pause = self.hub.pause();
         if pause != self.paused {
             self.paused = pause;
+            self.looked = 0;
             match pause {
                 Some(pause) => self.say(format_args!("{{\"paused\":\"{}\"}}", pause.word())),
                 None => self.say(format_args!("{{\"resumed\":true}}")),
@@ -184,21 +190,37 @@ impl Connection {
         self.heard = Some(news.told());
     }
 
-    /// While the agent pauses nothing is taken but a subscription, which needs no commit, and
-    /// that only before anything else came.
+    /// While the agent pauses nothing is taken but a subscription, which needs no commit.
     fn waits(&self) -> bool {
         self.paused.is_some()
-            && !(self.asking
-                && self.hub.told() > 0
-                && self
-                    .first_line()
-                    .is_some_and(|line| parse(line) == Ok(Line::SubscribePower)))
+            && !(self.hub.told() > 0
+                && !self.skipping
+                && self.line_ahead(0).is_some_and(is_subscription))
     }
 
-    fn first_line(&self) -> Option<&[u8]> {
-        let lines = &self.buffer[self.start..self.filled];
-        let end = lines.iter().take(ASK).position(|b| *b == b'\n')?;
+    /// The whole line that begins so many bytes behind `start`, without its newline.
+    fn line_ahead(&self, at: usize) -> Option<&[u8]> {
+        let lines = self.buffer.get(self.start + at..self.filled)?;
+        let end = lines.iter().position(|b| *b == b'\n')?;
         Some(&lines[..end])
+    }
+
+    /// Behind lines that wait for the end of the pause there may be a subscription. It keeps its
+    /// place and its number; its answer does not wait.
+    fn look_ahead(&mut self) {
+        if self.paused.is_none() || self.hub.told() == 0 || self.heard.is_some() {
+            return;
+        }
+        while let Some(line) = self.line_ahead(self.looked) {
+            // The end of a line that is too long is none.
+            let found = is_subscription(line) && !(self.skipping && self.looked == 0);
+            self.looked += line.len() + 1;
+            if found {
+                self.asked_ahead = true;
+                self.tell_power(self.hub.told().saturating_sub(1));
+                return;
+            }
+        }
     }
 
     /// Takes whole lines from the buffer; true when some are left, for want of room.
@@ -225,6 +247,7 @@ impl Connection {
                 break;
             }
             let line = self.start..at;
+            self.looked = self.looked.saturating_sub(line.len() + 1);
             self.start = at + 1;
             self.scanned = self.start;
             self.lines += 1;
@@ -241,6 +264,7 @@ impl Connection {
                 self.buffer = buffer;
             }
         }
+        self.look_ahead();
         self.submit();
         if self.eof && self.paused.is_none() && (self.start < self.filled || self.skipping) && !more
         {
@@ -264,9 +288,7 @@ impl Connection {
     }
 
     fn line(&mut self, bytes: &[u8]) {
-        let parsed = parse(bytes);
-        self.asking &= matches!(parsed, Ok(Line::SubscribePower));
-        match parsed {
+        match parse(bytes) {
             Ok(Line::Reading(reading)) => {
                 if reading.id.is_some() && self.client.is_none() {
                     self.error(
@@ -289,6 +311,7 @@ impl Connection {
                 self.submit();
                 self.intake.flush();
             }
+            Ok(Line::SubscribePower) if std::mem::take(&mut self.asked_ahead) => {}
             Ok(Line::SubscribePower) => {
                 // The present state at once, be it told before.
                 self.tell_power(self.hub.told().saturating_sub(1));
@@ -362,7 +385,7 @@ impl Connection {
     }
 
     fn may_ask(&self) -> bool {
-        self.asking && self.filled - self.start < ASK && self.first_line().is_none()
+        self.filled - self.start < AHEAD
     }
 
     /// Is there room for more that waits for a commit? If not, this task is woken when there
@@ -435,6 +458,10 @@ impl Connection {
             None => self.say(format_args!("{{\"error\":{why}}}")),
         }
     }
+}
+
+fn is_subscription(line: &[u8]) -> bool {
+    line.len() <= ASK && parse(line) == Ok(Line::SubscribePower)
 }
 
 /// One client too many: told so, as far as its socket takes it without waiting.

@@ -120,7 +120,49 @@ fn unknown_topics_get_an_error_line() {
 }
 
 #[test]
-fn while_paused_nothing_but_a_first_subscription_is_taken() {
+fn a_subscription_while_paused_is_heard_on_any_line() {
+    let home = Home::new();
+    let mut agent = home.serving();
+    let reading = |n: u64| format!("{{\"sensor_name\":\"t\",\"timestamp\":{n},\"value\":{n}}}");
+    let mut after = Subscriber::connect(&home);
+    after.send(&reading(1));
+    while after.answer() != json!({"acked": 1}) {}
+    home.power(true);
+    agent.wait_for_supply("Parked");
+    let mut told = Subscriber::new(&home);
+    while told.word() != "parked" {}
+    // On a connection whose readings came before.
+    after.send("{\"subscribe\":\"power\"}");
+    assert_eq!(after.word(), "parked");
+    assert_eq!(after.answer(), json!({"acked": 2}));
+    // Behind readings that wait for the end of the pause.
+    let mut behind = Subscriber::connect(&home);
+    for n in 2..=20 {
+        behind.send(&reading(n));
+    }
+    behind.send("{\"subscribe\":\"power\"}");
+    let mut first = behind.answer();
+    while first.get("paused").is_some() {
+        first = behind.answer();
+    }
+    assert_eq!(
+        first,
+        json!({"power": "parked"}),
+        "and nothing acknowledged"
+    );
+    home.power(false);
+    let mut seen = Vec::new();
+    while seen.last() != Some(&json!({"acked": 20})) {
+        seen.push(behind.answer());
+    }
+    let of = |word: &str| seen.iter().filter(|v| v["power"] == word).count();
+    assert_eq!((of("parked"), of("offbattery")), (0, 1), "{seen:?}");
+    agent.stop();
+    assert_eq!(home.values().len(), 20);
+}
+
+#[test]
+fn while_paused_nothing_but_a_subscription_is_taken() {
     let home = Home::new();
     let mut agent = home.serving();
     home.power(true);
