@@ -9,8 +9,8 @@ use super::fragment::{DatabaseEntry, Value};
 use super::merge::Merged;
 use super::problem::{Problem, printable};
 use super::settings::{
-    DatabaseSettings, EventSettings, FreezePolicy, GatewaySettings, IngestSettings, MOST_DATABASES,
-    OnParkMax, PowerSettings, Settings, Source, StoreSettings,
+    DatabaseSettings, EventSettings, FreezePolicy, GatewaySettings, GpioAbi, IngestSettings,
+    MOST_DATABASES, OnParkMax, PowerSettings, Settings, Source, StoreSettings,
 };
 use super::{gauge, lines};
 
@@ -43,6 +43,13 @@ pub(super) fn settings(m: &mut Merged, warnings: &mut Vec<Problem>) -> Settings 
             "board.power_fail",
             "is not wired: power loss cannot be seen",
             "describe the line; until then the gateway is unprotected",
+        ));
+    }
+    if board.is_sim() && board.abi != GpioAbi::Auto {
+        warnings.push(m.about(
+            "gpio.abi",
+            format!("has no effect on board {}, which is simulated", board.name),
+            "remove it, or set power.board to the board that this is",
         ));
     }
     if !board.is_sim() && m.entries.contains_key("board.sim.control") {
@@ -243,11 +250,11 @@ fn databases(m: &mut Merged, gateway: &GatewaySettings) -> Vec<DatabaseSettings>
             Ok(database) => {
                 found.push(database);
             }
-            Err((what, remedy)) => {
-                let at = entry.keys.get("path").map_or(&entry.origin, |e| &e.origin);
+            Err((key, what, remedy)) => {
+                let at = entry.keys.get(key).map_or(&entry.origin, |e| &e.origin);
                 m.problems.push(Problem {
                     place: at.place(),
-                    key: "database.path".to_owned(),
+                    key: format!("database.{key}"),
                     what,
                     remedy: remedy.to_owned(),
                 });
@@ -262,7 +269,9 @@ fn database(
     entry: &DatabaseEntry,
     before: &[DatabaseSettings],
     gateway: &GatewaySettings,
-) -> Result<DatabaseSettings, (String, &'static str)> {
+) -> Result<DatabaseSettings, (&'static str, String, &'static str)> {
+    let path =
+        database_path(entry, before, gateway).map_err(|(what, remedy)| ("path", what, remedy))?;
     let text = |name: &str| match entry.keys.get(name).map(|e| &e.value) {
         Some(Value::Text(t)) => Some(t.clone()),
         _ => None,
@@ -271,7 +280,42 @@ fn database(
         Some(Value::Int(n)) => i32::try_from(*n).unwrap_or(i32::MAX),
         _ => DEFAULT_PRIORITY,
     };
-    let Some(path) = text("path").map(PathBuf::from) else {
+    let unit = text("unit");
+    if let Some((unit, (_, why))) = unit
+        .as_ref()
+        .and_then(|u| Some((u, NEVER_STOPPED.iter().find(|(name, _)| name == u)?)))
+    {
+        return Err((
+            "unit",
+            format!("{unit} {why}, which is never stopped"),
+            "name the application's own unit, or leave it out",
+        ));
+    }
+    Ok(DatabaseSettings {
+        path,
+        priority,
+        unit,
+    })
+}
+
+/// Units that hold the agent or process 1, on every machine.
+const NEVER_STOPPED: [(&str, &str); 4] = [
+    ("holdup.service", "is the agent's own"),
+    ("init.scope", "holds process 1"),
+    ("system.slice", "holds every service, the agent too"),
+    ("-.slice", "holds every process, the agent too"),
+];
+
+fn database_path(
+    entry: &DatabaseEntry,
+    before: &[DatabaseSettings],
+    gateway: &GatewaySettings,
+) -> Result<PathBuf, (String, &'static str)> {
+    let named = match entry.keys.get("path").map(|e| &e.value) {
+        Some(Value::Text(t)) => Some(t.clone()),
+        _ => None,
+    };
+    let Some(path) = named.map(PathBuf::from) else {
         return Err(("is missing".to_owned(), "add the database's path"));
     };
     let shown = path.display();
@@ -290,11 +334,7 @@ fn database(
             "remove it: the agent's own databases are guarded as they are",
         ));
     }
-    Ok(DatabaseSettings {
-        path,
-        priority,
-        unit: text("unit"),
-    })
+    Ok(path)
 }
 
 /// As the table of keys says.

@@ -593,6 +593,19 @@ fn values_that_are_wrong_together_are_refused() {
             "holdup.toml:3: database.unit: \"app\" is no unit; ",
         ),
         (
+            "[[database]]\npath = \"/a\"\nunit = \"holdup.service\"\n",
+            "holdup.toml:3: database.unit: holdup.service is the agent's own, which is never stopped; \
+             name the application's own unit",
+        ),
+        (
+            "[[database]]\npath = \"/a\"\nunit = \"init.scope\"\n",
+            "holdup.toml:3: database.unit: init.scope holds process 1, which is never stopped; ",
+        ),
+        (
+            "[[database]]\npath = \"/a\"\nunit = \"system.slice\"\n",
+            "holdup.toml:3: database.unit: system.slice holds every service",
+        ),
+        (
             "[[database]]\npath = \"/a\"\nrole = \"owned\"\n",
             "holdup.toml:3: database.role: \"owned\" is not known; give \"guarded\"",
         ),
@@ -625,6 +638,13 @@ fn what_is_odd_but_works_is_a_warning() {
     );
     let said = warnings("[power]\nholdup_ms = 900\n[board.sim]\ncontrol = \"/x/s\"\n");
     assert!(said[0].starts_with("holdup.toml:4: board.sim.control: has no effect on board rpi5"));
+    let said = warnings("[power]\nholdup_ms = 900\nboard = \"sim\"\n[gpio]\nabi = \"v1\"\n");
+    assert!(
+        said[0].starts_with("holdup.toml:5: gpio.abi: has no effect on board sim"),
+        "{said:?}"
+    );
+    let said = warnings("[power]\nholdup_ms = 900\nboard = \"sim\"\n[gpio]\nabi = \"auto\"\n");
+    assert!(said.is_empty(), "{said:?}");
     let said = warnings("[power]\nholdup_ms = 900\nsettle_ms = 1\n");
     assert!(said[0].starts_with("holdup.toml:3: power.settle_ms: is shorter than restore_ms"));
     let said = warnings("[gateway]\nid = \"localhost\"\n[power]\nholdup_ms = 900\n");
