@@ -216,4 +216,61 @@ mod tests {
         let card = &file.cards["c"];
         assert_eq!((card.commit.len(), card.still.len()), (1, 0));
     }
+
+    #[test]
+    fn the_log_never_grows_larger_than_the_room_kept_back_for_it() {
+        use crate::clock::SystemClock;
+        use crate::config::StoreSettings;
+        use crate::durable::Reserve;
+        use crate::store::{Desk, Store, StoreOptions};
+
+        struct Deaf;
+        impl Observer for Deaf {
+            fn committed(&self, _: Duration, _: usize, _: u32) {}
+            fn checkpointed(&self, _: Duration, _: u32) {}
+            fn state(&self, _: StoreState) {}
+        }
+
+        let home = tempfile::tempdir().expect("temp dir");
+        let site = home.path().join("holdup.toml");
+        let medium = Arc::new(Medium::open(home.path()).expect("medium"));
+        medium
+            .replace(&site, b"[power]\nboard = \"sim\"\n")
+            .expect("config");
+        let settings = crate::config::load(&site).expect("load").settings;
+        for (reserve, limit) in [
+            (1 << 20, 254),
+            (0, UNMEASURED_FRAMES),
+            (8240, RIDING_FRAMES),
+        ] {
+            let desk = Desk::new();
+            let store = Store::start(StoreOptions {
+                desk: desk.clone(),
+                settings: StoreSettings {
+                    reserve,
+                    ..settings.store
+                },
+                path: home.path().join(format!("{reserve}.db")),
+                medium: Arc::clone(&medium),
+                gate: Arc::new(Gate::new()),
+                reserve: Arc::new(Reserve::new(&home.path().join("reserve"), reserve)),
+                clock: Arc::new(SystemClock),
+                observer: Arc::new(Deaf),
+            })
+            .expect("store");
+            assert_eq!(store.stats().reserve_bytes, reserve);
+            let shared = Arc::new(Shared::new(settings.power, None).expect("shared"));
+            let (news, _) = tokio::sync::watch::channel(crate::ingest::PowerNews::default());
+            let (pauses, _) = Pauses::new(Arc::clone(&shared), desk.orders(), news);
+            let governor = Governor {
+                budget: Arc::default(),
+                orders: desk.orders(),
+                shared,
+                guarded: 0,
+                pauses: Arc::new(pauses),
+            };
+            governor.govern();
+            assert_eq!(desk.orders().wal_limit(), limit, "{reserve} bytes");
+        }
+    }
 }

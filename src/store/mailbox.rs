@@ -324,6 +324,11 @@ impl Orders {
         }
     }
 
+    /// Frames at which a routine checkpoint is made.
+    pub fn wal_limit(&self) -> u32 {
+        self.mailbox.wal_limit.load(SeqCst)
+    }
+
     /// Takes over new settings, except `index`, which is read at the start.
     pub fn reconfigure(&self, settings: StoreSettings) {
         self.mailbox.leave(|s| s.settings = Some(settings));

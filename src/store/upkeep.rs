@@ -75,12 +75,20 @@ impl Writer {
             self.routine_after = self.clock.mono() + GATE_RETRY_MAX;
             return;
         };
+        self.try_checkpoint();
+    }
+
+    /// Not at every commit where a reader pins the log, and seldom where it does not fit: trying
+    /// is writing.
+    fn try_checkpoint(&mut self) {
         let complete = self.checkpoint(Mode::Passive).is_ok_and(|r| r.complete());
-        // A reader pins the log: do not try at every commit.
-        self.routine_after = if complete {
-            Mono::default()
-        } else {
-            self.clock.mono() + LOOK
+        self.routine_after = match self.mailbox.stats.state() {
+            _ if complete => Mono::default(),
+            StoreState::DiskFull => self.clock.mono() + FULL_CHECKPOINT,
+            StoreState::Starting
+            | StoreState::Running
+            | StoreState::Failed(_)
+            | StoreState::Stopped => self.clock.mono() + LOOK,
         };
     }
 
@@ -130,7 +138,9 @@ impl Writer {
             return Duration::ZERO;
         }
         // An emptied log is written from its start again and needs no room.
-        self.checkpoint(Mode::Passive).ok();
+        if self.clock.mono() >= self.routine_after {
+            self.try_checkpoint();
+        }
         FULL_RETRY
     }
 
@@ -199,14 +209,9 @@ impl Writer {
                 self.routine_after = Mono::default();
             }
             Ok(false) => {
-                // What the plan would have to move is moved while there is time; where that does
-                // not fit either, trying is writing, so seldom.
-                let now = self.clock.mono();
-                if self.frames.load(SeqCst) > 0
-                    && now >= self.routine_after
-                    && !self.checkpoint(Mode::Passive).is_ok_and(|r| r.complete())
-                {
-                    self.routine_after = now + FULL_CHECKPOINT;
+                // What the plan would have to move is moved while there is time.
+                if self.frames.load(SeqCst) > 0 && self.clock.mono() >= self.routine_after {
+                    self.try_checkpoint();
                 }
                 self.blocked = Some(self.clock.mono() + FULL_RETRY);
                 return;

@@ -279,8 +279,8 @@ impl Writer {
         self.mailbox.stats.book(&self.book);
         self.observer.committed(took, rows, frames);
         // On the room kept back service does not go on.
-        if self.reserve.is_held() {
-            self.set_state(&StoreState::Running);
+        if self.reserve.is_held() && self.set_state(&StoreState::Running) {
+            self.routine_after = Mono::default();
         }
     }
 

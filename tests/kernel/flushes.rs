@@ -19,12 +19,16 @@ use crate::disk::Disk;
 use store_world::{SETTINGS, Seen, Told, chunk, reading, until};
 
 pub(crate) fn start(disk: &Disk, settings: StoreSettings) -> Store {
+    start_with(disk, settings, Arc::new(Gate::new()))
+}
+
+pub(crate) fn start_with(disk: &Disk, settings: StoreSettings, gate: Arc<Gate>) -> Store {
     Store::start(StoreOptions {
         desk: Desk::new(),
         settings,
         path: disk.mount().join("edge_store.db"),
         medium: Arc::new(Medium::open(&disk.mount()).expect("medium")),
-        gate: Arc::new(Gate::new()),
+        gate,
         reserve: Arc::new(Reserve::new(
             &disk.mount().join("reserve"),
             settings.reserve,

@@ -4,8 +4,11 @@
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
+use holdup::clock::{Clock, SystemClock};
 use holdup::config::StoreSettings;
+use holdup::durable::Closer;
 use holdup::store::{Mode, Store, StoreState};
 use serde_json::{Value, json};
 
@@ -297,4 +300,44 @@ fn a_gateway_whose_record_is_missing_starts_on_a_full_disk_by_its_reserve() {
             .contains("the room kept back for this was given up")
     );
     agent.stop();
+}
+
+#[test]
+fn a_log_that_does_not_fit_the_full_disk_is_not_tried_every_second() {
+    let Some(disk) = disk() else { return };
+    disk.without_roots_share();
+    let gate = Arc::new(holdup::durable::Gate::new());
+    let begin = || crate::flushes::start_with(&disk, RESERVED, Arc::clone(&gate));
+    let store = begin();
+    store.orders().set_wal_limit(u32::MAX);
+    let told = Arc::new(Told::default());
+    for n in 0..50 {
+        store.intake().submit(chunk(&told, n * 400 + 1, 400, None));
+    }
+    until("they are stored", || told.upto() == 20_000);
+    // Its end must not move the log.
+    gate.close(Closer::Agent);
+    drop(store);
+    gate.open(Closer::Agent);
+    std::fs::remove_file(disk.mount().join("reserve")).expect("the reserve was used up before");
+    fill_but(&disk, 320 * 1024);
+    let store = begin();
+    assert_eq!(store.stats().state, StoreState::DiskFull);
+    assert!(store.stats().wal_frames > 100, "{:?}", store.stats());
+    let synced = || {
+        let done = Command::new("sync").arg("-f").arg(disk.mount()).status();
+        assert!(done.expect("sync").success());
+        disk.written().0
+    };
+    // Each attempt writes the pages that are there already.
+    let end = SystemClock.mono() + Duration::from_secs(10);
+    let (mut before, mut attempts) = (synced(), 0);
+    while SystemClock.mono() < end {
+        let now = synced();
+        attempts += u32::from(now > before);
+        before = now;
+    }
+    assert_eq!(store.stats().state, StoreState::DiskFull);
+    eprintln!("full disk: written to {attempts} times in 10 s");
+    assert!(attempts <= 3, "{attempts} times in 10 s");
 }

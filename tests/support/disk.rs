@@ -69,6 +69,12 @@ impl Disk {
         self.home.path().join("mnt")
     }
 
+    /// Gives up the room that only root may use.
+    #[allow(dead_code, reason = "for tests/kernel")]
+    pub(crate) fn without_roots_share(&self) {
+        run("tune2fs", &["-m", "0", &self.device]).expect("tune2fs");
+    }
+
     /// What is written here the file system takes for an error of its own.
     #[allow(dead_code, reason = "for tests/kernel")]
     pub(crate) fn trigger(&self) -> PathBuf {
