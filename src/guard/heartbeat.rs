@@ -220,7 +220,7 @@ impl Beat<'_> {
                 true => self.ended_by,
                 false => (s.boot == now).then_some(Outlived::AgentEnded),
             },
-            stamps: self.n + 1,
+            stamps: self.n.saturating_add(1),
             write_mean: Duration::from_micros(self.writes_us / self.n.max(1)),
             write_worst: Duration::from_micros(self.slowest_us),
         }
@@ -306,6 +306,34 @@ mod tests {
         h.file.write(&w.medium, 1, &torn).expect("write");
         let m = w.open("b").1.expect("measured");
         assert_eq!(m.gave, Duration::from_millis(1200));
+    }
+
+    #[test]
+    fn a_stamp_that_nobody_can_have_written_is_read_without_harm() {
+        let w = World::new();
+        w.stamp(1, u64::from(u32::MAX), false);
+        let mut beat: Beat<'_> = {
+            let block = w.open("a").0.file.read(1).expect("read");
+            unseal(MAGIC, &block).expect("a stamp")
+        };
+        beat.n = u64::MAX;
+        beat.interval_us = u64::MAX;
+        beat.subject.wall_ms = i64::MIN;
+        beat.subject.lost_at_ns = u64::MAX;
+        let mut block = [0; BlockFile::BLOCK];
+        assert!(seal(MAGIC, &beat, &mut block));
+        w.open("a")
+            .0
+            .file
+            .write(&w.medium, 0, &block)
+            .expect("write");
+        w.open("a")
+            .0
+            .file
+            .write(&w.medium, 1, &block)
+            .expect("write");
+        let m = w.open("b").1.expect("measured");
+        assert_eq!((m.stamps, m.gave), (u64::MAX, Duration::ZERO));
     }
 
     #[test]

@@ -208,12 +208,12 @@ impl OutageRecord {
             })
             .max()
             .unwrap_or(0)
-            + 1;
+            .saturating_add(1);
         let next = marks
             .iter()
             .filter_map(outage_of)
             .max()
-            .map_or(1, |n| n + 1);
+            .map_or(1, |n| n.saturating_add(1));
         let record = Self {
             next,
             session,
@@ -265,7 +265,7 @@ impl OutageRecord {
         deadline: Mono,
     ) -> u32 {
         let n = self.next;
-        self.next += 1;
+        self.next = n.saturating_add(1);
         let mark = Mark::Begin {
             n,
             session: self.session,
@@ -576,6 +576,39 @@ mod tests {
             Some(Ended::Unfinished),
             "the end mark failed, service went on"
         );
+    }
+
+    #[test]
+    fn marks_that_nobody_can_have_written_are_read_without_harm() {
+        let w = World::new();
+        let (_, f, _) = w.boot("a");
+        let n = u64::MAX;
+        let begin = Mark::Begin {
+            n,
+            session: n,
+            boot: "a".into(),
+            cause: "power_fail".into(),
+            wall_ms: i64::MIN,
+            lost_at_ns: n,
+            deadline_ns: 0,
+        };
+        let session = Mark::Session {
+            session: n,
+            boot: "a".into(),
+            gateway: "g".into(),
+            pid: 1,
+            wall_ms: i64::MAX,
+            drained: false,
+        };
+        for (mark, at) in [(begin, place(n, 0)), (session, SESSION)] {
+            let mut b = [0; BlockFile::BLOCK];
+            encode(&mark, &mut b);
+            f.write(&w.medium, at, &b).expect("write");
+        }
+        let (mut r, f, _) = w.boot("a");
+        w.begin(&mut r, &f);
+        w.end(&r, &f, 900);
+        drop(w.boot("b"));
     }
 
     #[test]

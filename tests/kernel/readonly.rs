@@ -87,6 +87,8 @@ fn a_file_system_that_turned_read_only_is_told_before_the_first_reading_fails() 
     assert_eq!(s["store"], "running", "no reading has failed yet");
     let log = home.log();
     assert!(log.contains("is mounted read-only ("), "{log}");
+    let said = log.lines().find(|l| l.contains("is mounted read-only"));
+    writeln!(std::io::stderr(), "readonly: {}", said.unwrap_or_default()).ok();
     let out = home.holdup(&["doctor"]);
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     assert_eq!(out.status.code(), Some(1), "{text}");
