@@ -1,7 +1,8 @@
 //! What is left of the hold-up time after earlier losses.
 //!
 //! A capacitor that carried the gateway through one loss is not full at the next. Lost time is
-//! drawn from the hold-up time and comes back linearly over `recharge` of good power.
+//! drawn from the hold-up time and comes back linearly over `recharge` of good power. Of a battery
+//! the hold-up time is what is left when it is low: riding on it draws nothing of that.
 //!
 //! A loss that ended in darkness leaves an empty supply: the next boot begins when the mains come
 //! back, and what was drawn comes back from then on. The wall clock proves nothing here: however
@@ -24,6 +25,17 @@ pub enum Before {
     LostSince(Mono),
 }
 
+/// Where the charge goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// Power is good.
+    Recharging,
+    /// Power is lost, and something else than the hold-up time carries the gateway.
+    Kept,
+    /// Power is lost, and the hold-up time runs.
+    Drawing,
+}
+
 /// See the module's text.
 #[derive(Debug, Clone)]
 pub(super) struct Charge {
@@ -31,7 +43,7 @@ pub(super) struct Charge {
     recharge: Duration,
     drawn: Duration,
     at: Option<Mono>,
-    lost: bool,
+    flow: Flow,
 }
 
 impl Charge {
@@ -42,7 +54,7 @@ impl Charge {
             recharge,
             drawn: Duration::ZERO,
             at: None,
-            lost: false,
+            flow: Flow::Recharging,
         }
     }
 
@@ -65,17 +77,17 @@ impl Charge {
 
     /// Something that knows says that it is full.
     pub(super) fn refill(&mut self, now: Mono) {
-        if !self.lost {
+        if self.flow != Flow::Drawing {
             self.drawn = Duration::ZERO;
             self.at = Some(self.at.map_or(now, |t| t.max(now)));
         }
     }
 
-    /// From `at` on power is lost, or back.
-    pub(super) fn note(&mut self, lost: bool, at: Mono) {
+    /// From `at` on.
+    pub(super) fn note(&mut self, flow: Flow, at: Mono) {
         self.drawn = self.drawn_at(at);
         self.at = Some(self.at.map_or(at, |t| t.max(at)));
-        self.lost = lost;
+        self.flow = flow;
     }
 
     /// Hold-up time left at `now`.
@@ -85,16 +97,15 @@ impl Charge {
 
     fn drawn_at(&self, now: Mono) -> Duration {
         let passed = self.at.map_or(Duration::ZERO, |t| now.since(t));
-        if self.lost {
-            return (self.drawn + passed).min(self.full);
+        match self.flow {
+            Flow::Drawing => (self.drawn + passed).min(self.full),
+            Flow::Kept => self.drawn,
+            Flow::Recharging if self.recharge.is_zero() => Duration::ZERO,
+            Flow::Recharging => {
+                let share = passed.as_secs_f64() / self.recharge.as_secs_f64();
+                self.drawn.saturating_sub(self.full.mul_f64(share.min(1.0)))
+            }
         }
-        if self.recharge.is_zero() {
-            return Duration::ZERO;
-        }
-        let back = self
-            .full
-            .mul_f64((passed.as_secs_f64() / self.recharge.as_secs_f64()).min(1.0));
-        self.drawn.saturating_sub(back)
     }
 }
 
@@ -106,8 +117,8 @@ mod tests {
     fn a_second_outage_has_what_the_first_one_left_and_recharged() {
         let t = Mono::from_nanos(0);
         let mut c = Charge::new(Duration::from_secs(2), Duration::from_secs(60));
-        c.note(true, t);
-        c.note(false, t + Duration::from_secs(1));
+        c.note(Flow::Drawing, t);
+        c.note(Flow::Recharging, t + Duration::from_secs(1));
         assert_eq!(c.left(t + Duration::from_secs(1)), Duration::from_secs(1));
         // 15 s of 60 s bring back a quarter of 2 s.
         assert_eq!(
@@ -122,7 +133,7 @@ mod tests {
         let boot = Mono::default();
         let mut c = Charge::new(Duration::from_secs(2), Duration::from_secs(60));
         c.carry(Before::Drained, boot + Duration::from_secs(6));
-        c.note(false, boot + Duration::from_secs(6));
+        c.note(Flow::Recharging, boot + Duration::from_secs(6));
         assert_eq!(
             c.left(boot + Duration::from_secs(6)),
             Duration::from_millis(200)
@@ -150,7 +161,7 @@ mod tests {
         let mut c = Charge::new(Duration::from_secs(2), Duration::from_secs(60));
         let now = t + Duration::from_millis(1500);
         c.carry(Before::LostSince(t), now);
-        c.note(true, now);
+        c.note(Flow::Drawing, now);
         assert_eq!(
             c.left(now + Duration::from_millis(100)),
             Duration::from_millis(400)
@@ -161,9 +172,9 @@ mod tests {
     fn it_never_owes_more_than_it_holds() {
         let t = Mono::from_nanos(0);
         let mut c = Charge::new(Duration::from_secs(2), Duration::from_secs(60));
-        c.note(true, t);
+        c.note(Flow::Drawing, t);
         assert_eq!(c.left(t + Duration::from_secs(500)), Duration::ZERO);
-        c.note(false, t + Duration::from_secs(500));
+        c.note(Flow::Recharging, t + Duration::from_secs(500));
         assert_eq!(c.left(t + Duration::from_secs(560)), Duration::from_secs(2));
     }
 }

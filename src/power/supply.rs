@@ -14,7 +14,7 @@ use heapless::Deque;
 use crate::clock::Mono;
 use crate::config::{OnParkMax, PowerSettings, Source};
 
-use super::charge::{Before, Charge};
+use super::charge::{Before, Charge, Flow};
 use super::glitch::GlitchFilter;
 use super::{Action, Cause, Event, GaugeSeen, Levels, Line, LineHealth, Notice, Rehearsal, State};
 
@@ -219,6 +219,9 @@ impl Supply {
                 self.glitch.set_glitch(settings.glitch);
                 self.charge
                     .set(settings.holdup.unwrap_or(UNMEASURED), settings.recharge);
+                if self.lost_since.is_some() {
+                    self.charge.note(self.draws(), now);
+                }
             }
         }
         self.advance(now);
@@ -244,7 +247,7 @@ impl Supply {
             if self.good_since.is_none() {
                 self.good_since = Some(at);
                 self.measured(at);
-                self.charge.note(false, at);
+                self.charge.note(Flow::Recharging, at);
             }
             self.glitch.back(at);
             if self.health == LineHealth::Stuck {
@@ -257,7 +260,7 @@ impl Supply {
         if self.lost_since.is_none() {
             self.lost_since = Some(at);
             self.park_max_handled = false;
-            self.charge.note(true, at);
+            self.charge.note(self.draws(), at);
         }
         if self.health == LineHealth::Stuck {
             return;
@@ -380,15 +383,37 @@ impl Supply {
         }
     }
 
+    /// What a loss does to the hold-up time: that of a battery begins when it is low.
+    fn draws(&self) -> Flow {
+        match (self.settings.source, self.state) {
+            (Source::Capacitor, _)
+            | (Source::Battery, State::Failing { .. } | State::Parked { .. }) => Flow::Drawing,
+            (
+                Source::Battery,
+                State::Starting
+                | State::Good
+                | State::Brownout
+                | State::Suspect { .. }
+                | State::OnBattery { .. }
+                | State::Resuming { .. }
+                | State::Rehearsing { .. }
+                | State::Stopping
+                | State::Off,
+            ) => Flow::Kept,
+        }
+    }
+
     /// The commit point: from here on the plan runs to its end.
     fn fail(&mut self, since: Mono, now: Mono) {
-        let full = self.holdup_or_assumed();
         let (cause, deadline) = match self.settings.source {
             Source::Capacitor => (
                 Cause::PowerFail,
-                (since + full).min(now + self.charge.left(now)),
+                (since + self.holdup_or_assumed()).min(now + self.charge.left(now)),
             ),
-            Source::Battery => (Cause::BatteryLow, now + full),
+            Source::Battery => {
+                self.charge.note(Flow::Drawing, now);
+                (Cause::BatteryLow, now + self.charge.left(now))
+            }
         };
         self.remember(now);
         self.state = State::Failing { since, deadline };

@@ -359,6 +359,63 @@ fn a_battery_goes_on_serving_until_it_is_low() {
 }
 
 #[test]
+fn riding_draws_nothing_from_the_hold_up_time_which_begins_when_the_battery_is_low() {
+    let mut w = World::new(Source::Battery);
+    let full = Duration::from_secs(2);
+    w.levels(0, false).power(100, true).run_to(300_000);
+    assert!(matches!(w.supply.state(), State::OnBattery { .. }));
+    assert_eq!(w.supply.holdup_left(at(300_000)), full, "while riding");
+    w.power(310_000, false).run_to(311_000);
+    assert_eq!(w.supply.holdup_left(at(311_000)), full, "after the ride");
+    w.power(320_000, true).run_to(320_030).event(
+        320_500,
+        Event::Edge {
+            line: Line::BatteryLow,
+            asserted: true,
+        },
+    );
+    assert_eq!(
+        w.supply.holdup_left(at(321_000)),
+        Duration::from_millis(1500),
+        "since it is low"
+    );
+    w.event(320_900, Event::PlanDone)
+        .power(321_500, false)
+        .power(321_510, true);
+    let left = w.supply.holdup_left(at(321_600));
+    assert!(
+        left < Duration::from_millis(950),
+        "lost again while parked, it draws on: {left:?}"
+    );
+}
+
+#[test]
+fn a_battery_that_is_low_again_has_what_the_first_plan_left() {
+    let mut w = World::new(Source::Battery);
+    let low = Event::Edge {
+        line: Line::BatteryLow,
+        asserted: true,
+    };
+    w.levels(0, false).event(1, low).park(100);
+    w.power(1130, false)
+        .run_to(2130)
+        .event(2130, Event::Resumed)
+        .power(2200, true)
+        .run_to(2230);
+    let left = |a: &Action| {
+        let Action::RunPlan { deadline, .. } = a else {
+            return None;
+        };
+        Some(deadline.since(at(2230)))
+    };
+    let left = w.actions.iter().rev().find_map(left).expect("a plan");
+    assert!(
+        left > Duration::from_millis(1000) && left < Duration::from_millis(1100),
+        "a second of two was drawn, a second of sixty recharged: {left:?}"
+    );
+}
+
+#[test]
 fn one_misread_gauge_does_not_end_the_ride() {
     let mut w = World::new(Source::Battery);
     w.levels(0, false).power(100, true).run_to(130);
