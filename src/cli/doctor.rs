@@ -6,14 +6,19 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::config;
-use crate::doctor::{Level, examine};
+use crate::doctor::{Agent, Level, examine};
 
 /// Prints every check; 1 if one is bad.
 pub(super) fn run(config_path: &Path, out: &mut dyn Write, as_json: bool) -> anyhow::Result<u8> {
     let loaded = config::load(config_path)?;
     // No agent is itself a finding.
-    let agent = super::status::ask(&loaded.settings).ok();
-    let checks = examine(&loaded, agent.as_ref());
+    let asked = super::status::ask(&loaded.settings);
+    let agent = match &asked {
+        Ok(status) => Agent::Runs(status),
+        Err(e) if super::status::is_refused(e) => Agent::Hidden,
+        Err(_) => Agent::None,
+    };
+    let checks = examine(&loaded, agent);
     let worst = checks.iter().map(|c| c.level).max().unwrap_or(Level::Ok);
     if as_json {
         let answer = json!({ "worst": worst, "checks": checks });

@@ -44,6 +44,17 @@ pub(super) fn ask(settings: &Settings) -> anyhow::Result<Status> {
     serde_json::from_str(&answer).context("the agent's answer is not understood")
 }
 
+/// Did the agent's socket refuse this user? Then one may run.
+pub(super) fn is_refused(why: &anyhow::Error) -> bool {
+    has_kind(why, io::ErrorKind::PermissionDenied)
+}
+
+fn has_kind(why: &anyhow::Error, kind: io::ErrorKind) -> bool {
+    why.chain()
+        .filter_map(|c| c.downcast_ref::<io::Error>())
+        .any(|e| e.kind() == kind)
+}
+
 fn no_agent(
     settings: &Settings,
     why: &anyhow::Error,
@@ -53,16 +64,14 @@ fn no_agent(
     let record = settings.gateway.record_path();
     let last = read_last(&record, &boot_id().unwrap_or_default())
         .with_context(|| format!("cannot read {}", record.display()))?;
-    let causes: Vec<_> = why
-        .chain()
-        .filter_map(|c| c.downcast_ref::<io::Error>())
-        .collect();
-    let is = |kind| causes.iter().any(|e| e.kind() == kind);
+    let is = |kind| has_kind(why, kind);
+    let refused = is_refused(why);
+    let slow = is(io::ErrorKind::WouldBlock) || is(io::ErrorKind::TimedOut);
     let why = super::explain(why);
-    if is(io::ErrorKind::PermissionDenied) {
+    if refused {
         anyhow::bail!("{why}: an agent may run; ask as root or as a member of the agent's group");
     }
-    if is(io::ErrorKind::WouldBlock) || is(io::ErrorKind::TimedOut) {
+    if slow {
         anyhow::bail!(
             "the agent does not answer ({why}): look at `journalctl -u holdup`, restart it"
         );

@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::fs::{Access, StatVfsMountFlags, access, statfs, statvfs};
 
 use crate::guard::{freeze_refusal, read_only};
+use crate::store::{Look, header_fault, look};
 
 use super::{Check, Patient};
 
@@ -16,8 +17,18 @@ const LEAST_FREE: u64 = 64 << 20;
 
 pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
     let gateway = &p.settings.gateway;
-    directory("data_dir", &gateway.data_dir, out);
-    directory("run_dir", &gateway.run_dir, out);
+    for (name, dir) in [
+        ("data_dir", &gateway.data_dir),
+        ("run_dir", &gateway.run_dir),
+    ] {
+        if p.hidden {
+            let why = "whether you may write it says nothing of the agent";
+            out.push(Check::skip(name, &format!("{}: {why}", dir.display())));
+        } else {
+            directory(name, dir, out);
+        }
+    }
+    stores(p, out);
     if let Ok(s) = statfs(&gateway.run_dir)
         && s.f_type != TMPFS_MAGIC
     {
@@ -47,6 +58,48 @@ fn directory(name: &str, dir: &Path, out: &mut Vec<Check>) {
         ));
     } else {
         out.push(Check::ok(name, shown.to_string()));
+    }
+}
+
+/// The agent's own databases, as bytes: none is opened.
+fn stores(p: &Patient<'_>, out: &mut Vec<Check>) {
+    const REMEDY: &str = "nothing was changed: stop the agent, copy the file with its -wal, -shm \
+                          and -journal away, and look at the copy";
+    let gateway = &p.settings.gateway;
+    for path in [gateway.store_path(), gateway.queue_path()] {
+        if p.hidden {
+            let why = format!("{} is the agent's alone", path.display());
+            out.push(Check::skip("store", &why));
+            continue;
+        }
+        let shown = path.display();
+        match header_fault(&path) {
+            Ok(None) => {}
+            Ok(Some(why)) => {
+                out.push(Check::bad("store", format!("{shown}: {why}"), REMEDY));
+                continue;
+            }
+            Err(e) => {
+                let found = crate::agent::explain(&e);
+                out.push(Check::warn("store", found, "ask as the agent's user"));
+                continue;
+            }
+        }
+        // The log of an agent that runs changes while it is looked at.
+        let log = match p.agent {
+            Some(_) => Ok(Look::Database),
+            None => look(&path),
+        };
+        out.push(match log {
+            Ok(Look::Database | Look::Fresh) if !path.exists() => {
+                Check::ok("store", format!("{shown}: not made yet"))
+            }
+            Ok(Look::Database | Look::Fresh) => {
+                Check::ok("store", format!("{shown}: its header is sound"))
+            }
+            Ok(Look::DamagedWal(why)) => Check::bad("store", format!("{shown}-wal: {why}"), REMEDY),
+            Err(e) => Check::bad("store", crate::agent::explain(&e), REMEDY),
+        });
     }
 }
 

@@ -10,6 +10,11 @@ use super::{Check, Patient};
 
 pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
     let dir = &p.settings.events.dir;
+    if p.hidden {
+        let why = "which scripts are trusted depends on the agent's user";
+        out.push(Check::skip("events", why));
+        return;
+    }
     // Whose scripts are trusted: the agent's own user's where one runs, else who asks.
     let process = p
         .agent

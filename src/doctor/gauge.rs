@@ -9,6 +9,10 @@ pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
     let Some(settings) = &p.settings.gauge else {
         return;
     };
+    if p.hidden {
+        out.push(Check::skip("gauge", "the agent may be reading it"));
+        return;
+    }
     let at = format!(
         "{} at {:#04x} on {}",
         settings.kind.name(),

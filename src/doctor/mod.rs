@@ -22,6 +22,8 @@ use crate::config::{Loaded, Settings};
 pub enum Level {
     /// As it should be.
     Ok,
+    /// Not looked at; what was found says why.
+    Skip,
     /// A promise is weaker than it could be.
     Warn,
     /// A promise does not hold.
@@ -32,6 +34,7 @@ impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Ok => "ok",
+            Self::Skip => "skip",
             Self::Warn => "warn",
             Self::Bad => "BAD",
         })
@@ -61,6 +64,14 @@ impl Check {
         }
     }
 
+    /// What only the agent's own user could judge.
+    fn skip(name: &str, what: &str) -> Self {
+        Self {
+            level: Level::Skip,
+            ..Self::ok(name, format!("skipped: {what}"))
+        }
+    }
+
     fn warn(name: &str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
             name: name.to_owned(),
@@ -78,19 +89,38 @@ impl Check {
     }
 }
 
+/// What whoever asks sees of the agent.
+#[derive(Debug, Clone, Copy)]
+pub enum Agent<'a> {
+    /// It runs and says this.
+    Runs(&'a Status),
+    /// None runs.
+    None,
+    /// One may run; it does not talk to this user.
+    Hidden,
+}
+
 /// What the checks look at.
 #[derive(Debug)]
 struct Patient<'a> {
     settings: &'a Settings,
-    /// The running agent's status; `None` when none runs.
+    /// The running agent's status; `None` when none is seen.
     agent: Option<&'a Status>,
+    /// An agent may run of which nothing is seen: the caller's rights are not the agent's.
+    hidden: bool,
 }
 
 /// Looks at everything.
-pub fn examine(loaded: &Loaded, agent: Option<&Status>) -> Vec<Check> {
+pub fn examine(loaded: &Loaded, agent: Agent<'_>) -> Vec<Check> {
+    let (agent, hidden) = match agent {
+        Agent::Runs(status) => (Some(status), false),
+        Agent::None => (None, false),
+        Agent::Hidden => (None, true),
+    };
     let patient = Patient {
         settings: &loaded.settings,
         agent,
+        hidden,
     };
     let files: Vec<_> = loaded
         .files

@@ -5,6 +5,13 @@ use crate::guard::rights::{IPC_LOCK, Rights, SYS_ADMIN, SYS_BOOT, SYS_NICE};
 use super::{Check, Patient};
 
 pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
+    if p.hidden {
+        out.push(Check::skip(
+            "rights",
+            "they would be yours, not the agent's",
+        ));
+        return;
+    }
     // The agent's own rights where one runs, else those of whoever asks.
     let pid = p
         .agent

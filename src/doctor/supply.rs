@@ -9,6 +9,11 @@ use super::{Check, Patient};
 pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
     match p.agent {
         Some(s) => agent(s, out),
+        None if p.hidden => out.push(Check::warn(
+            "agent",
+            "an agent may run, it does not talk to this user",
+            "ask as root or as a member of the agent's group",
+        )),
         None => out.push(Check::bad(
             "agent",
             format!("none runs for {}", p.settings.gateway.run_dir.display()),
@@ -133,6 +138,10 @@ fn lines(p: &Patient<'_>, out: &mut Vec<Check>) {
         return;
     }
     if p.settings.board.is_sim() {
+        return;
+    }
+    if p.hidden {
+        out.push(Check::skip("lines", "the agent may hold them"));
         return;
     }
     let read = board::open_inputs(&p.settings.board)

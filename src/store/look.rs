@@ -67,6 +67,40 @@ pub fn look(path: &Path) -> Result<Look, StoreError> {
     }
 }
 
+/// What is wrong with the header of the database at `path`, if anything: for those who look at a
+/// database that may be in use. One that is missing or empty has no header.
+///
+/// Source: SQLite's file format, section 1.3 "The Database Header".
+pub fn header_fault(path: &Path) -> Result<Option<&'static str>, StoreError> {
+    const HEADER: u64 = 100;
+    let bytes = size(path)?.unwrap_or(0);
+    if bytes == 0 {
+        return Ok(None);
+    }
+    let h = head(path, usize::try_from(bytes.min(HEADER)).unwrap_or(0))?;
+    if !h.starts_with(MAGIC) {
+        return Ok(Some("it is not an SQLite database"));
+    }
+    if bytes < HEADER {
+        return Ok(Some("it is shorter than its header"));
+    }
+    let page = u32::from(h[16]) << 8 | u32::from(h[17]);
+    let page = if page == 1 { 65_536 } else { page };
+    Ok(
+        if !page.is_power_of_two() || !(512..=65_536).contains(&page) {
+            Some("its header's page size is wrong")
+        } else if !(1..=2).contains(&h[18]) || !(1..=2).contains(&h[19]) {
+            Some("its header's format version is wrong")
+        } else if h[21..24] != [64, 32, 32] {
+            Some("its header's payload fractions are wrong")
+        } else if h[44..48] > [0, 0, 0, 4][..] || h[56..60] > [0, 0, 0, 3][..] {
+            Some("its header's schema format or text encoding is wrong")
+        } else {
+            None
+        },
+    )
+}
+
 /// What is wrong with a log's header, if anything.
 ///
 /// Source: SQLite's file format, section 4.1 "WAL File Format".
@@ -228,6 +262,24 @@ mod tests {
             bad[at] ^= 0x10;
             assert!(wal_fault(&bad).is_some(), "byte {at}");
         }
+    }
+
+    #[test]
+    fn a_damaged_database_header_is_named_and_a_sound_one_is_not() {
+        let home = tempfile::tempdir().expect("temp dir");
+        let path = database(home.path());
+        assert_eq!(header_fault(&path).expect("look"), None);
+        let good = fs::read(&path).expect("read");
+        for at in (0..20).chain([21, 22, 23, 44, 45, 46, 56, 57, 58]) {
+            let mut bad = good.clone();
+            bad[at] ^= 0x51;
+            fs::write(&path, &bad).expect("write");
+            assert!(header_fault(&path).expect("look").is_some(), "byte {at}");
+        }
+        fs::write(&path, &good[..60]).expect("write");
+        assert!(header_fault(&path).expect("look").is_some(), "cut short");
+        fs::write(&path, b"").expect("write");
+        assert_eq!(header_fault(&path).expect("look"), None, "empty");
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::config::StoreSettings;
 use crate::durable::{Gate, Medium, Reserve};
 
 pub use error::StoreError;
-pub use look::{Look, companion, keep_evidence, look, wal_fault};
+pub use look::{Look, companion, header_fault, keep_evidence, look, wal_fault};
 pub use mailbox::{CheckpointReport, CommitReport, Intake, Mode, OrderError, Orders};
 pub use open::open;
 pub use rows::{Acks, Chunk, Reading, ReadingId, Rows, Stamp};

@@ -215,3 +215,68 @@ fn an_agent_whose_store_does_not_open_guards_and_ends_when_it_is_told_to() {
     drop(lease);
     home.serving().stop();
 }
+
+#[test]
+fn doctor_names_a_store_that_is_no_database_or_whose_header_is_damaged() {
+    let home = Home::new();
+    home.serving().stop();
+    let path = home.data("edge_store.db");
+    let mut bytes = fs::read(&path).expect("read");
+    let doctor = || {
+        let out = home.holdup(&["doctor"]);
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    assert!(doctor().contains("its header is sound"), "{}", doctor());
+    bytes[16] = 0x77;
+    home.write("data/edge_store.db", &bytes);
+    let said = doctor();
+    assert!(
+        said.contains("BAD   store") && said.contains("page size is wrong"),
+        "{said}"
+    );
+    home.write("data/edge_store.db", b"{\"sensor\":1}\n");
+    let said = doctor();
+    assert!(
+        said.contains("edge_store.db: it is not an SQLite database"),
+        "{said}"
+    );
+    let kept = fs::read(&path).expect("read");
+    assert_eq!(kept, b"{\"sensor\":1}\n", "looking changes nothing");
+}
+
+#[test]
+fn doctor_as_a_stranger_says_that_an_agent_may_run_and_judges_nobodys_rights_by_its_own() {
+    use std::os::unix::process::CommandExt;
+
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can ask as another user");
+        return;
+    }
+    let home = Home::new();
+    let agent = home.serving();
+    // The stranger may go to the home, and has a copy of the program there.
+    let program = home.path("holdup");
+    fs::copy(env!("CARGO_BIN_EXE_holdup"), &program).expect("copy");
+    for path in [home.path(""), program.clone()] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("mode");
+    }
+    let ask = |args: &[&str]| {
+        let config = home.config();
+        let mut command = std::process::Command::new(&program);
+        command.args(args).arg("--config").arg(config);
+        command.uid(65_534).gid(65_534).output().expect("run")
+    };
+    let out = ask(&["doctor"]);
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(said.contains("an agent may run"), "{said}");
+    assert!(
+        said.contains("as root or as a member of the agent's group"),
+        "{said}"
+    );
+    assert!(
+        !said.contains("none runs") && !said.contains("cannot be written"),
+        "{said}"
+    );
+    assert!(said.contains("skip  data_dir"), "{said}");
+    agent.stop();
+}

@@ -25,7 +25,10 @@ const MAY: &[(&str, &[&str])] = &[
         ],
     ),
     ("demo", &["agent", "clock"]),
-    ("doctor", &["agent", "board", "guard", "hooks", "config"]),
+    (
+        "doctor",
+        &["agent", "board", "guard", "store", "hooks", "config"],
+    ),
     (
         "cli",
         &[
