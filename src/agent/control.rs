@@ -208,7 +208,10 @@ async fn ask(write: &mut Writer, source: &StatusSource, request: Request) -> io:
         | Answer::Refused
         | Answer::Rehearsing
         | Answer::Rehearsed
-        | Answer::Overtaken => ControlAnswer::Refused(why_not(source)),
+        | Answer::Overtaken => ControlAnswer::Refused(match request {
+            Request::Arm => why_not_armed(source),
+            Request::Rehearse | Request::Disarm => why_not(source),
+        }),
     };
     say(write, &answer).await
 }
@@ -268,6 +271,19 @@ fn why_not(source: &StatusSource) -> String {
         return "the power-fail line cannot be read or believed: run `holdup doctor`".to_owned();
     }
     format!("the supply is {}: wait until it is Good", p.state.name())
+}
+
+fn why_not_armed(source: &StatusSource) -> String {
+    let p = source.shared.published();
+    if p.state == State::Good && p.health == LineHealth::Good && !p.measurable_in.is_zero() {
+        return format!(
+            "the supply has {} ms left and would measure too short: it is recharging, about {} s \
+             to go (power.recharge_s); ask again then",
+            p.holdup_left.as_millis(),
+            p.measurable_in.as_secs() + 1
+        );
+    }
+    why_not(source)
 }
 
 /// For status: `armed`, `running` or nothing.

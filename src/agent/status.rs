@@ -43,6 +43,12 @@ pub struct Status {
     /// The supply's state: `Starting`, `Good`, `Brownout`, `Suspect`, `OnBattery`, `Failing`,
     /// `Parked`, `Resuming`, `Stopping` or `Off`.
     pub supply: String,
+    /// Power is back and service waits until it has been steady: what for, in words.
+    #[serde(default)]
+    pub waits_for: Option<String>,
+    /// The same, in milliseconds from now.
+    #[serde(default)]
+    pub resumes_in_ms: Option<u64>,
     /// `Ready`, `AtRisk` or `Unprotected`.
     pub readiness: String,
     /// Why it is not ready, as codes, worst first.
@@ -93,6 +99,13 @@ pub struct Status {
     pub realtime: bool,
     /// The card under the data directory (its CID, or a device number).
     pub card: String,
+}
+
+impl Status {
+    /// The supply's state as people are told it.
+    pub fn supply_in_words(&self) -> String {
+        supply_in_words(&self.supply, self.gpio.reads.as_deref())
+    }
 }
 
 /// One database.
@@ -274,6 +287,8 @@ impl StatusSource {
             board: settings.board.name,
             source: published.settings.source.name().to_owned(),
             supply: published.state.name().to_owned(),
+            waits_for: published.wait.map(|w| waits_for(w.settling).to_owned()),
+            resumes_in_ms: published.wait.map(|w| ms(w.until.since(self.clock.mono()))),
             readiness: assessment.readiness.name().to_owned(),
             reasons: assessment
                 .reasons
@@ -309,6 +324,28 @@ impl StatusSource {
     }
 }
 
+fn waits_for(settling: bool) -> &'static str {
+    if settling {
+        "power is back; after repeated outages it must be steady for power.settle_ms"
+    } else {
+        "power is back; it must be steady for power.restore_ms"
+    }
+}
+
+/// The supply's state; what stands for Good because no line tells otherwise is not called that.
+pub(super) fn supply_in_words(state: &str, reads: Option<&str>) -> String {
+    match (state, reads) {
+        ("Good", None) => "unknown, taken as Good".to_owned(),
+        ("Good", Some("lost")) => "says lost and is not believed, taken as Good".to_owned(),
+        (state, _) => state.to_owned(),
+    }
+}
+
+/// What the power-fail line reads, as status spells it.
+pub(super) fn reads(lost: Option<bool>) -> Option<&'static str> {
+    lost.map(|lost| if lost { "lost" } else { "good" })
+}
+
 fn gpio(seen: &LinesSeen, lost: Option<bool>) -> Gpio {
     let Some(LinesDescription {
         abi,
@@ -330,7 +367,7 @@ fn gpio(seen: &LinesSeen, lost: Option<bool>) -> Gpio {
         abi_forced: *forced,
         chip: fail.map(|l| l.chip.clone()),
         line: fail.map(|l| l.offset),
-        reads: lost.map(|lost| if lost { "lost" } else { "good" }.to_owned()),
+        reads: reads(lost).map(str::to_owned),
         error: None,
         notes: notes
             .iter()
@@ -403,6 +440,22 @@ mod tests {
         assert_eq!(a.readiness, Readiness::AtRisk);
         assert_eq!(a.reasons[..], [Reason::MediumFailed]);
         assert_eq!(w.source.status().reasons, ["medium_failed"]);
+    }
+
+    #[test]
+    fn a_supply_that_no_line_tells_of_is_not_called_good_in_words() {
+        let status = world().source.status();
+        assert_eq!(status.gpio.reads, None);
+        let words = |supply: &str, reads: Option<&str>| {
+            let mut s = status.clone();
+            s.supply = supply.to_owned();
+            s.gpio.reads = reads.map(str::to_owned);
+            s.supply_in_words()
+        };
+        assert_eq!(words("Good", None), "unknown, taken as Good");
+        assert_eq!(words("Good", Some("good")), "Good");
+        assert!(words("Good", Some("lost")).contains("not believed"));
+        assert_eq!(words("Parked", None), "Parked");
     }
 
     #[test]

@@ -106,22 +106,21 @@ fn print(s: &Status, out: &mut dyn Write) -> anyhow::Result<()> {
             s.gateway, s.board, s.source, s.version
         ),
     )?;
-    row(out, "supply", s.supply.clone())?;
+    row(out, "supply", s.supply_in_words())?;
+    if let (Some(why), Some(ms)) = (&s.waits_for, s.resumes_in_ms) {
+        let left = format!("- {why}: {:.1} s to go", ms as f64 / 1000.0);
+        row(out, "", left)?;
+    }
     row(out, "readiness", s.readiness.clone())?;
     for advice in &s.advice {
         row(out, "", format!("- {advice}"))?;
     }
-    let holdup = s
-        .holdup_ms
-        .map_or_else(|| "not measured".to_owned(), |ms| format!("{ms} ms"));
-    row(
-        out,
-        "hold-up",
-        format!(
-            "{holdup}, left now {} ms; the plan would take {} ms",
-            s.holdup_left_ms, s.predicted_ms
-        ),
-    )?;
+    let holdup = match s.holdup_ms {
+        Some(ms) => format!("{ms} ms, left now {} ms", s.holdup_left_ms),
+        None => "not measured".to_owned(),
+    };
+    let value = format!("{holdup}; the plan would take {} ms", s.predicted_ms);
+    row(out, "hold-up", value)?;
     if let Some(m) = &s.measurement {
         let least = if m.at_least { "at least " } else { "" };
         let value = format!("{least}{:.0} ms on {}", m.gave_ms, m.at);

@@ -11,7 +11,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::clock::Mono;
 use crate::config::PowerSettings;
-use crate::power::{LineHealth, Measuring, Notice, State};
+use crate::power::{LineHealth, Measuring, Notice, State, Wait};
 
 use super::databases::DatabaseView;
 use super::heartbeat::Measured;
@@ -43,6 +43,10 @@ pub struct Published {
     pub battery_low: bool,
     /// Hold-up time left if power failed now.
     pub holdup_left: Duration,
+    /// Good power that it takes before the hold-up time can be measured.
+    pub measurable_in: Duration,
+    /// What power that is back waits for.
+    pub wait: Option<Wait>,
     /// Whether the hold-up time is being measured.
     pub measuring: Measuring,
     /// Settings in force.
@@ -155,6 +159,8 @@ impl Shared {
                 gauge_percent: None,
                 battery_low: false,
                 holdup_left: settings.holdup.unwrap_or_default(),
+                measurable_in: Duration::ZERO,
+                wait: None,
                 measuring: Measuring::Off,
                 settings,
             }),

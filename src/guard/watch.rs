@@ -354,6 +354,8 @@ impl Watch {
                 gauge_percent: self.supply.gauge_percent(),
                 battery_low: self.supply.battery_is_low(),
                 holdup_left: self.supply.holdup_left(now),
+                measurable_in: self.supply.measurable_in(now),
+                wait: self.supply.wait(now),
                 measuring: self.supply.measuring(),
                 settings: self.settings,
             },

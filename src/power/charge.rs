@@ -95,6 +95,15 @@ impl Charge {
         self.full.saturating_sub(self.drawn_at(now))
     }
 
+    /// Good power from `now` on until it is full again.
+    pub(super) fn full_in(&self, now: Mono) -> Duration {
+        if self.full.is_zero() {
+            return Duration::ZERO;
+        }
+        let share = self.drawn_at(now).as_secs_f64() / self.full.as_secs_f64();
+        self.recharge.mul_f64(share)
+    }
+
     fn drawn_at(&self, now: Mono) -> Duration {
         let passed = self.at.map_or(Duration::ZERO, |t| now.since(t));
         match self.flow {

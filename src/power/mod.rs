@@ -304,6 +304,15 @@ impl State {
     }
 }
 
+/// Power is back, and service waits until it has been steady.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// Then it goes on, if power stays.
+    pub until: Mono,
+    /// It is longer than `restore_ms`, because outages were repeated: `settle_ms`.
+    pub settling: bool,
+}
+
 /// Whether the lines can be believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineHealth {

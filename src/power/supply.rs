@@ -16,7 +16,9 @@ use crate::config::{OnParkMax, PowerSettings, Source};
 
 use super::charge::{Before, Charge, Flow};
 use super::glitch::GlitchFilter;
-use super::{Action, Cause, Event, GaugeSeen, Levels, Line, LineHealth, Notice, Rehearsal, State};
+use super::{
+    Action, Cause, Event, GaugeSeen, Levels, Line, LineHealth, Notice, Rehearsal, State, Wait,
+};
 
 use exercise::Measure;
 
@@ -136,6 +138,40 @@ impl Supply {
     /// Hold-up time left if power were lost at `now`.
     pub fn holdup_left(&self, now: Mono) -> Duration {
         self.charge.left(now)
+    }
+
+    /// Good power that the supply needs from `now` on before its hold-up time can be measured: one
+    /// that is nearly empty would measure far too short. Zero: it can be now.
+    pub fn measurable_in(&self, now: Mono) -> Duration {
+        let enough = self.holdup_or_assumed() * 9 / 10;
+        if self.charge.left(now) >= enough {
+            Duration::ZERO
+        } else {
+            self.charge.full_in(now)
+        }
+    }
+
+    /// What power that is back waits for, seen from `now`.
+    pub fn wait(&self, now: Mono) -> Option<Wait> {
+        let good = self.good_since?;
+        let (restore, settle) = (self.settings.restore, self.settle_needed(now));
+        let (takes, settling) = match self.state {
+            State::Parked { .. } => (restore.max(settle), settle > restore),
+            State::OnBattery { .. } => (restore, false),
+            State::Starting => (settle, true),
+            State::Good
+            | State::Brownout
+            | State::Suspect { .. }
+            | State::Failing { .. }
+            | State::Resuming { .. }
+            | State::Rehearsing { .. }
+            | State::Stopping
+            | State::Off => return None,
+        };
+        Some(Wait {
+            until: good + takes,
+            settling,
+        })
     }
 
     /// The next thing to do; call until it is `None`.

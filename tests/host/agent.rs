@@ -327,3 +327,31 @@ fn the_service_manager_is_told_and_the_watchdog_fed_also_while_parked() {
     heard("STOPPING=1");
     assert!(agent.ended().success());
 }
+
+#[test]
+fn parked_with_power_back_status_says_what_it_waits_for_and_how_long() {
+    let home = Home::with(
+        "holdup_ms = 4000\nglitch_ms = 20\nrestore_ms = 600000\nsettle_after = 0",
+        "",
+    );
+    let mut agent = home.serving();
+    home.power(true);
+    let parked = agent.wait_for_supply("Parked");
+    assert!(parked["waits_for"].is_null(), "power is lost");
+    home.power(false);
+    let s = agent.wait_for("power back", |s| !s["waits_for"].is_null());
+    assert!(
+        s["waits_for"]
+            .as_str()
+            .is_some_and(|w| w.contains("power.restore_ms")),
+        "{s}"
+    );
+    let left = s["resumes_in_ms"].as_u64().expect("a time");
+    assert!((500_000..=600_000).contains(&left), "{left}");
+    let out = home.holdup(&["status"]);
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(
+        text.contains("steady for power.restore_ms: ") && text.contains(" s to go"),
+        "{text}"
+    );
+}

@@ -130,7 +130,7 @@ impl Supply {
                 self.measure.armed_at = None;
                 Notice::MeasureDisarmed
             }
-            true if self.may_exercise() => {
+            true if self.may_exercise() && self.measurable_in(now).is_zero() => {
                 self.measure.armed_at = Some(now);
                 Notice::MeasureArmed
             }

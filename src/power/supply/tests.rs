@@ -215,6 +215,29 @@ fn power_back_after_the_commit_point_still_parks_and_then_resumes_without_a_rebo
 }
 
 #[test]
+fn power_that_is_back_while_parked_says_what_it_waits_for_and_until_when() {
+    let mut w = World::new(Source::Capacitor);
+    w.levels(0, false).park(100);
+    assert_eq!(w.supply.wait(at(500)), None, "power is lost");
+    w.power(1000, false);
+    let wait = |until, settling| Some(Wait { until, settling });
+    assert_eq!(w.supply.wait(at(1200)), wait(at(2000), false));
+    w.run_to(2000).event(2000, Event::Resumed);
+    assert_eq!(w.supply.wait(at(2100)), None, "it serves");
+    for ms in [3000, 6000] {
+        w.park(ms).power(ms + 500, false);
+        if ms == 3000 {
+            w.run_to(ms + 1500).event(ms + 1500, Event::Resumed);
+        }
+    }
+    assert_eq!(
+        w.supply.wait(at(6600)),
+        wait(at(16_500), true),
+        "the third outage: settle"
+    );
+}
+
+#[test]
 fn power_that_comes_and_goes_while_parked_does_not_resume() {
     let mut w = World::new(Source::Capacitor);
     w.levels(0, false).park(100);

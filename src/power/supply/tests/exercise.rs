@@ -17,6 +17,26 @@ fn rehearsal(world: &World) -> Option<(Mono, Mono)> {
     })
 }
 
+#[test]
+fn a_supply_that_has_not_recharged_is_not_measured() {
+    let mut w = World::new(Source::Capacitor);
+    w.levels(0, false);
+    w.park(100)
+        .power(1600, false)
+        .run_to(2600)
+        .event(2600, Event::Resumed);
+    assert_eq!(w.supply.state(), State::Good);
+    w.actions.clear();
+    w.event(3600, Event::Measure(true));
+    assert_eq!(w.supply.measuring(), Measuring::Off);
+    assert!(w.asked(Action::Notice(Notice::Refused)));
+    // Three quarters of sixty seconds, less the two since.
+    let ms = w.supply.measurable_in(at(3600)).as_millis();
+    assert!((42_990..=43_000).contains(&ms), "{ms} ms");
+    w.event(40_600, Event::Measure(true));
+    assert_eq!(w.supply.measuring(), Measuring::Armed, "nine tenths");
+}
+
 /// A rehearsal whose plan took 50 ms, still parked.
 fn rehearsing(world: &mut World, ms: u64) -> &mut World {
     world
