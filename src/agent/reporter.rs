@@ -21,7 +21,7 @@ use crate::power::{Notice, Reason, State, Word};
 use crate::store::{Orders, StoreState};
 
 use super::costs::{CostsKeeper, Governor, lock};
-use super::status::StatusSource;
+use super::status::{StatusSource, reads, supply_in_words};
 use super::tell::Teller;
 
 /// How often the reporter looks without being told, unless the watchdog wants more.
@@ -197,11 +197,8 @@ impl Desk {
         }
         self.source.look_at_mount();
         let assessment = self.source.assessment();
-        let words = format!(
-            "{}, {}",
-            published.state.name(),
-            assessment.readiness.name()
-        );
+        let supply = supply_in_words(published.state.name(), reads(published.reads_lost));
+        let words = format!("{supply}, {}", assessment.readiness.name());
         if words != self.said && published.state != State::Starting {
             for reason in &assessment.reasons {
                 log::warn!("{}: {reason}", assessment.readiness.name());
@@ -261,7 +258,9 @@ impl Desk {
                 }
             }
             Notice::Resumed => {
-                log::warn!("power is back: service goes on");
+                // The guard published the line's level before it said this.
+                let reads_lost = self.source.shared.published().reads_lost;
+                log::warn!("{}", resumed_in_words(reads_lost));
                 self.governor.govern();
                 self.let_writers_go_on();
             }
@@ -295,6 +294,14 @@ impl Desk {
             Notice::MeasureDisarmed => log::info!("the next loss of power is not measured"),
             Notice::MeasureTimedOut => log::warn!(
                 "nobody pulled the plug within half an hour: the next loss of power is not measured"
+/// A line that lies, or cannot be read, does not say that power is back.
+const fn resumed_in_words(reads_lost: Option<bool>) -> &'static str {
+    match reads_lost {
+        Some(false) => "power is back: service goes on",
+        Some(true) | None => "service goes on, though no power-fail line says that power is back",
+    }
+}
+
             ),
             Notice::GoingOff => log::warn!("parked for power.park_max_s: the machine goes off"),
         }
@@ -340,6 +347,19 @@ fn outage_in_words(o: &LastOutage) -> String {
             "unfinished: the gateway outlived it, but not everything was durable and noted"
         }
         Ended::NeverAnnounced => "never announced",
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_not_believed_is_not_said_to_tell_that_power_is_back() {
+        assert!(resumed_in_words(Some(false)).starts_with("power is back"));
+        for reads_lost in [Some(true), None] {
+            assert!(resumed_in_words(reads_lost).starts_with("service goes on"));
+        }
+    }
+}
     };
     let ms = |v: Option<f64>| v.map_or_else(|| "unknown".to_owned(), |v| format!("{v:.1} ms"));
     format!(

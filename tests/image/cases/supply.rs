@@ -125,6 +125,8 @@ fn a_line_that_says_lost_for_ever_is_not_believed_for_ever() {
         "resumed as {} {}",
         stuck["readiness"], stuck["reasons"]
     ));
+    let log = scene.machine.log_of(&scene.agent);
+    assert!(!log.contains("power is back: service"), "{log}");
     let held = load.account().acked;
     load.wait_for("more acknowledgements", |a| a.acked > held + 50);
     scene.machine.lines.set(POWER_FAIL, false);
