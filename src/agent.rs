@@ -226,7 +226,7 @@ impl Agent {
         if let Some(last) = &last {
             log::warn!("{}", reporter::last_outage_in_words(last));
         }
-        let (keeper, budget) = CostsKeeper::open(data_dir);
+        let (keeper, budget) = CostsKeeper::open(data_dir, started);
         let path = settings.gateway.heartbeat_path();
         let opened = with_room(&reserve, &medium, || Heartbeat::open(&medium, &path, &boot));
         // Only measuring needs it.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::Mono;
 use crate::config::Settings;
 use crate::durable::{Gate, Medium, read_own};
 use crate::guard::Shared;
@@ -20,6 +21,8 @@ use crate::store::{Observer, Orders, StoreState};
 
 /// Cards that are remembered.
 const CARDS: usize = 8;
+/// What changed by much is kept at most this often.
+const AGAIN: Duration = Duration::from_secs(3600);
 /// Their file is never longer.
 const LARGEST: u64 = 1 << 20;
 /// The governor's limit while riding on a battery: the WAL is kept nearly empty.
@@ -57,12 +60,21 @@ pub(super) struct CostsKeeper {
     path: PathBuf,
     card: String,
     file: CostsFile,
+    kept: Option<Kept>,
+}
+
+/// What the file says of this card, or would say if it could be written.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    at: Mono,
+    /// What the plan takes by it.
+    predicted: Duration,
 }
 
 impl CostsKeeper {
     /// Reads what is known about the card under `data_dir`. A file that cannot be read is
     /// nothing known: it is learned again.
-    pub(super) fn open(data_dir: &Path) -> (Self, Budget) {
+    pub(super) fn open(data_dir: &Path, now: Mono) -> (Self, Budget) {
         let path = data_dir.join("costs.json");
         let card = card_id(data_dir);
         let file = read_own(&path, LARGEST)
@@ -84,7 +96,17 @@ impl CostsKeeper {
                 mark: Tail::restore(c.mark.iter().copied()),
                 write_back: Tail::restore(c.write_back.iter().copied()),
             });
-        (Self { path, card, file }, budget)
+        let kept = budget.is_calibrated().then(|| Kept {
+            at: now,
+            predicted: predicted(&budget),
+        });
+        let keeper = Self {
+            path,
+            card,
+            file,
+            kept,
+        };
+        (keeper, budget)
     }
 
     /// The card, for status.
@@ -92,13 +114,42 @@ impl CostsKeeper {
         &self.card
     }
 
+    /// Keeps what was learned when it is worth a write: soon after the first full measurement,
+    /// which an agent that dies would take with it, and when the plan's time changed by a quarter.
+    pub(super) fn keep_if_due(
+        &mut self,
+        budget: &Mutex<Budget>,
+        gate: &Gate,
+        medium: &Medium,
+        now: Mono,
+    ) {
+        let known = {
+            let b = lock(budget);
+            b.is_calibrated().then(|| predicted(&b))
+        };
+        let (Some(new), kept) = (known, self.kept) else {
+            return;
+        };
+        let due = kept.is_none_or(|k| {
+            now.since(k.at) >= AGAIN && new.abs_diff(k.predicted) > k.predicted / 4
+        });
+        if due {
+            self.keep(budget, gate, medium, now);
+        }
+    }
+
     /// Keeps what was learned, if the gate is open.
-    pub(super) fn keep(&mut self, budget: &Mutex<Budget>, gate: &Gate, medium: &Medium) {
+    pub(super) fn keep(&mut self, budget: &Mutex<Budget>, gate: &Gate, medium: &Medium, now: Mono) {
         let Some(_pass) = gate.try_enter() else {
             return;
         };
         let costs = {
             let b = lock(budget);
+            // A write that fails is not tried again before the next is due.
+            self.kept = b.is_calibrated().then(|| Kept {
+                at: now,
+                predicted: predicted(&b),
+            });
             CardCosts {
                 commit: b.commit.counts().collect(),
                 still: b.still.counts().collect(),
@@ -125,6 +176,11 @@ impl CostsKeeper {
             log::warn!("what was learned about the card is not kept: {e}");
         }
     }
+}
+
+/// What stands for all that was learned: the plan with one guarded database.
+fn predicted(budget: &Budget) -> Duration {
+    budget.predict(0, 1).0
 }
 
 /// The CID of the card under `dir`, or the device's number where it has none.
@@ -207,6 +263,45 @@ pub(super) fn guarded(settings: &Settings) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::durable::Closer;
+
+    #[test]
+    fn what_was_learned_is_kept_after_the_first_full_measurement_and_then_when_it_changed_by_much()
+    {
+        let home = tempfile::tempdir().expect("temp dir");
+        let medium = Medium::open(home.path()).expect("medium");
+        let gate = Gate::new();
+        let file = home.path().join("costs.json");
+        let at = |s| Mono::default() + Duration::from_secs(s);
+        let (mut keeper, budget) = CostsKeeper::open(home.path(), at(0));
+        let budget = Mutex::new(budget);
+        let ms = Duration::from_millis;
+        lock(&budget).commit.note(ms(5));
+        lock(&budget).mark.note(ms(5));
+        keeper.keep_if_due(&budget, &gate, &medium, at(2));
+        assert!(!file.exists(), "no checkpoint was timed yet");
+        lock(&budget).note_checkpoint(ms(5), 1);
+        gate.close(Closer::Power);
+        keeper.keep_if_due(&budget, &gate, &medium, at(4));
+        assert!(
+            !file.exists(),
+            "nothing is written while the gate is closed"
+        );
+        gate.open(Closer::Power);
+        keeper.keep_if_due(&budget, &gate, &medium, at(6));
+        let known = |now| CostsKeeper::open(home.path(), now).1.is_calibrated();
+        assert!(known(at(6)), "an agent that dies now has left it");
+
+        let inode = || fs::metadata(&file).expect("metadata").ino();
+        let first = inode();
+        keeper.keep_if_due(&budget, &gate, &medium, at(100_000));
+        assert_eq!(inode(), first, "nothing changed, nothing is written");
+        lock(&budget).commit.note(ms(500));
+        keeper.keep_if_due(&budget, &gate, &medium, at(3600));
+        assert_eq!(inode(), first, "at most hourly");
+        keeper.keep_if_due(&budget, &gate, &medium, at(3606));
+        assert_ne!(inode(), first, "changed by much");
+    }
 
     #[test]
     fn a_file_of_an_older_version_has_no_stillings_and_keeps_the_rest() {

@@ -28,8 +28,6 @@ use super::tell::Teller;
 const TICK: Duration = Duration::from_secs(2);
 /// The guard thread must have turned within this time, or the watchdog is not fed.
 const BEAT: Duration = Duration::from_secs(10);
-/// How often what was learned about the card is kept.
-const KEEP: Duration = Duration::from_secs(600);
 
 /// Tells ingest whether it may read.
 #[derive(Debug)]
@@ -125,7 +123,6 @@ impl Reporter {
             medium,
             said: String::new(),
             battery_low: false,
-            kept: source.clock.mono(),
             fed: Mono::default(),
         };
         let asked = Arc::clone(&end);
@@ -162,7 +159,8 @@ impl Reporter {
     /// The stop was asked for: keep what was learned while the gate is still open.
     pub(super) fn stopping(&self, gate: &Gate, medium: &Medium) {
         notify(&[NotifyState::Stopping]);
-        lock(&self.keeper).keep(&self.source.budget, gate, medium);
+        let now = self.source.clock.mono();
+        lock(&self.keeper).keep(&self.source.budget, gate, medium, now);
     }
 
     pub(super) fn end(self) {
@@ -183,7 +181,6 @@ struct Desk {
     medium: Arc<Medium>,
     said: String,
     battery_low: bool,
-    kept: Mono,
     fed: Mono,
 }
 
@@ -203,11 +200,7 @@ impl Desk {
             for reason in &assessment.reasons {
                 log::warn!("{}: {reason}", assessment.readiness.name());
             }
-            log::info!(
-                "supply {}, readiness {}",
-                published.state.name(),
-                assessment.readiness.name()
-            );
+            log::info!("supply {supply}, readiness {}", assessment.readiness.name());
             notify(&[NotifyState::Status(&words)]);
             self.said = words;
         }
@@ -225,10 +218,7 @@ impl Desk {
             self.source.history.add(measured);
         }
         self.source.history.keep(&self.gate, &self.medium);
-        if now.since(self.kept) >= KEEP {
-            self.kept = now;
-            lock(&self.keeper).keep(&self.source.budget, &self.gate, &self.medium);
-        }
+        lock(&self.keeper).keep_if_due(&self.source.budget, &self.gate, &self.medium, now);
     }
 
     fn tell(&mut self, _at: Mono, notice: Notice) {
@@ -294,14 +284,6 @@ impl Desk {
             Notice::MeasureDisarmed => log::info!("the next loss of power is not measured"),
             Notice::MeasureTimedOut => log::warn!(
                 "nobody pulled the plug within half an hour: the next loss of power is not measured"
-/// A line that lies, or cannot be read, does not say that power is back.
-const fn resumed_in_words(reads_lost: Option<bool>) -> &'static str {
-    match reads_lost {
-        Some(false) => "power is back: service goes on",
-        Some(true) | None => "service goes on, though no power-fail line says that power is back",
-    }
-}
-
             ),
             Notice::GoingOff => log::warn!("parked for power.park_max_s: the machine goes off"),
         }
@@ -309,6 +291,14 @@ const fn resumed_in_words(reads_lost: Option<bool>) -> &'static str {
 
     fn let_writers_go_on(&self) {
         self.source.orders.retry_now();
+    }
+}
+
+/// A line that lies, or cannot be read, does not say that power is back.
+const fn resumed_in_words(reads_lost: Option<bool>) -> &'static str {
+    match reads_lost {
+        Some(false) => "power is back: service goes on",
+        Some(true) | None => "service goes on, though no power-fail line says that power is back",
     }
 }
 
@@ -347,6 +337,16 @@ fn outage_in_words(o: &LastOutage) -> String {
             "unfinished: the gateway outlived it, but not everything was durable and noted"
         }
         Ended::NeverAnnounced => "never announced",
+    };
+    let ms = |v: Option<f64>| v.map_or_else(|| "unknown".to_owned(), |v| format!("{v:.1} ms"));
+    format!(
+        "{} at {}, {ended}; edge to quiet {}, edge to durable {}",
+        o.kind,
+        o.at,
+        ms(o.edge_to_quiet_ms),
+        ms(o.edge_to_durable_ms)
+    )
+}
 
 #[cfg(test)]
 mod tests {
@@ -359,14 +359,4 @@ mod tests {
             assert!(resumed_in_words(reads_lost).starts_with("service goes on"));
         }
     }
-}
-    };
-    let ms = |v: Option<f64>| v.map_or_else(|| "unknown".to_owned(), |v| format!("{v:.1} ms"));
-    format!(
-        "{} at {}, {ended}; edge to quiet {}, edge to durable {}",
-        o.kind,
-        o.at,
-        ms(o.edge_to_quiet_ms),
-        ms(o.edge_to_durable_ms)
-    )
 }

@@ -157,7 +157,7 @@ impl fmt::Display for Reason {
                  check its wiring and active level",
             ),
             Self::NotCalibrated => {
-                f.write_str("no commit, checkpoint and mark was timed on this card yet")
+                f.write_str("timing this card: no commit, checkpoint and mark was timed on it yet")
             }
             Self::StepTooSlow {
                 step,

@@ -355,3 +355,28 @@ fn parked_with_power_back_status_says_what_it_waits_for_and_how_long() {
         "{text}"
     );
 }
+
+#[test]
+fn what_an_agent_timed_outlives_its_death() {
+    let home = Home::new();
+    let mut agent = home.serving();
+    let mut client = home.client();
+    client.send();
+    client.wait_acked(1);
+    agent.wait_for("a timed card", |s| {
+        !s["reasons"]
+            .as_array()
+            .is_some_and(|r| r.contains(&"not_calibrated".into()))
+    });
+    poll("the timings", || {
+        home.data("costs.json").exists().then_some(())
+    });
+    agent.kill();
+    let kept = std::fs::read_to_string(home.data("costs.json")).expect("read");
+    let kept: Value = serde_json::from_str(&kept).expect("json");
+    let card = kept["cards"].as_object().and_then(|c| c.values().next());
+    assert!(
+        card.is_some_and(|c| c["commit"].as_array().is_some_and(|a| !a.is_empty())),
+        "{kept}"
+    );
+}
