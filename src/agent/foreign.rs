@@ -23,6 +23,13 @@ pub(super) fn databases(
     };
     let mut all: Vec<Box<dyn GuardedDatabase>> = Vec::new();
     for d in &settings.databases {
+        if let Err(e) = std::fs::metadata(&d.path) {
+            log::warn!(
+                "[[database]] {}: {e}; it is guarded once it is there: correct its path, or start \
+                 its application",
+                d.path.display()
+            );
+        }
         all.push(Box::new(ForeignDatabase::new(
             d.clone(),
             taken.clone(),

@@ -380,3 +380,21 @@ fn what_an_agent_timed_outlives_its_death() {
         "{kept}"
     );
 }
+
+#[test]
+fn a_guarded_database_that_is_not_there_is_said_once_with_the_remedy() {
+    let home = Home::with(
+        "holdup_ms = 4000\nglitch_ms = 20",
+        "[[database]]\npath = \"/nowhere/app.db\"\n",
+    );
+    let mut agent = home.serving();
+    agent.wait_for_supply("Good");
+    let log = home.log();
+    let said: Vec<_> = log
+        .lines()
+        .filter(|l| l.contains("WARN") && l.contains("/nowhere/app.db: No such file"))
+        .collect();
+    assert_eq!(said.len(), 1, "{log}");
+    assert!(said[0].contains("correct its path"), "{log}");
+    agent.stop();
+}
