@@ -86,6 +86,22 @@ enum ConfigVerb {
     },
 }
 
+impl Verb {
+    fn wants_json(&self) -> bool {
+        match self {
+            Self::Run => false,
+            Self::Demo { json }
+            | Self::Status { json }
+            | Self::Doctor { json }
+            | Self::Ingest { json }
+            | Self::Config {
+                what: ConfigVerb::Check { json } | ConfigVerb::Show { json },
+            } => *json,
+            Self::Power { what } => what.wants_json(),
+        }
+    }
+}
+
 /// Runs the command line.
 pub fn main() -> ExitCode {
     let args = Args::parse();
@@ -95,8 +111,12 @@ pub fn main() -> ExitCode {
         // A reader that went away (`| head`) is no failure of ours.
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            // Standard error may be closed; the exit code still tells.
-            writeln!(io::stderr(), "holdup: {}", explain(&e)).ok();
+            let why = explain(&e);
+            // Either may be closed; the exit code still tells.
+            if args.verb.wants_json() {
+                writeln!(io::stdout(), "{}", serde_json::json!({ "error": why })).ok();
+            }
+            writeln!(io::stderr(), "holdup: {why}").ok();
             ExitCode::from(exit_code(&e))
         }
     }

@@ -39,6 +39,14 @@ pub(super) enum PowerVerb {
     },
 }
 
+impl PowerVerb {
+    pub(super) fn wants_json(&self) -> bool {
+        match self {
+            Self::Measure { json, .. } | Self::Rehearse { json } | Self::History { json } => *json,
+        }
+    }
+}
+
 /// Refused: exit code 3.
 const REFUSED: u8 = 3;
 
@@ -70,8 +78,12 @@ fn measure(
         false => ControlRequest::Measure,
     };
     match talk(settings, request, &mut |_| {})? {
-        Talk::Answer(ControlAnswer::Armed(armed)) if json => {
-            writeln!(out, "{:#}", json!({ "armed": armed, "for_s": 1800 }))?;
+        Talk::Answer(ControlAnswer::Armed(true)) if json => {
+            writeln!(out, "{:#}", json!({ "armed": true, "for_s": 1800 }))?;
+            Ok(0)
+        }
+        Talk::Answer(ControlAnswer::Armed(false)) if json => {
+            writeln!(out, "{:#}", json!({ "armed": false }))?;
             Ok(0)
         }
         Talk::Answer(ControlAnswer::Armed(false)) => {

@@ -83,6 +83,12 @@ fn without_a_measured_hold_up_time_nobody_can_say_that_the_plan_fits() {
     let (code, report) = answer(&home, &["power", "rehearse", "--json"]);
     assert_eq!(code, Some(1));
     assert_eq!(report["made_it"], Value::Null);
+    let text = home.holdup(&["status"]);
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(
+        text.contains("hold-up     not measured; the plan"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -159,13 +165,62 @@ fn measuring_needs_a_yes_and_can_be_taken_back_and_a_restart_disarms() {
     assert_eq!((code, &armed["armed"]), (Some(0), &json!(true)));
     agent.wait_for("armed", |s| s["measuring"] == "armed");
     let (code, armed) = answer(&home, &["power", "measure", "--cancel", "--json"]);
-    assert_eq!((code, &armed["armed"]), (Some(0), &json!(false)));
+    assert_eq!((code, armed), (Some(0), json!({ "armed": false })));
     agent.wait_for("disarmed", |s| s["measuring"].is_null());
     let (code, _) = answer(&home, &["power", "measure", "--yes", "--json"]);
     assert_eq!(code, Some(0));
     agent.stop();
     let mut agent = home.serving();
     assert!(agent.wait_for_supply("Good")["measuring"].is_null());
+}
+
+#[test]
+fn a_supply_that_is_recharging_is_not_measured_and_the_refusal_says_for_how_long() {
+    let home = Home::with(
+        "holdup_ms = 4000\nglitch_ms = 20\nrestore_ms = 100\nsettle_after = 0\nrecharge_s = 3000",
+        "",
+    );
+    let mut agent = home.serving();
+    home.power(true);
+    agent.wait_for("half of it drawn", |s| {
+        s["supply"] == "Parked" && s["holdup_left_ms"].as_u64() < Some(2000)
+    });
+    home.power(false);
+    agent.wait_for_supply("Good");
+    let (code, said) = answer(&home, &["power", "measure", "--yes", "--json"]);
+    assert_eq!(code, Some(3), "{said}");
+    let why = said["refused"].as_str().expect("refused");
+    assert!(why.contains("it is recharging, about"), "{why}");
+    assert!(agent.status().expect("status")["measuring"].is_null());
+}
+
+#[test]
+fn errors_are_json_too_where_json_was_asked_for() {
+    let home = Home::new();
+    for args in [
+        &["power", "rehearse", "--json"][..],
+        &["power", "measure", "--cancel", "--json"],
+    ] {
+        let (code, said) = answer(&home, args);
+        assert_eq!(code, Some(4), "{said}");
+        let why = said["error"].as_str().expect("error");
+        assert!(why.contains("start the agent"), "{why}");
+    }
+    home.write("holdup.toml", b"[power]\nno_such_key = 1\n");
+    for args in [
+        &["config", "check", "--json"][..],
+        &["doctor", "--json"],
+        &["status", "--json"],
+        &["ingest", "--json"],
+    ] {
+        let (code, said) = answer(&home, args);
+        assert_eq!(code, Some(2), "{said}");
+        let why = said["error"].as_str().expect("error");
+        assert!(why.contains("no_such_key"), "{why}");
+        let out = home.holdup(args);
+        let err = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(err.contains("no_such_key"), "said to people as well: {err}");
+    }
 }
 
 #[test]
