@@ -6,6 +6,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -23,11 +25,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Gateway {
     home: PathBuf,
     agent: Option<Child>,
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Gateway {
-    /// Makes the home and its configuration.
-    pub(super) fn make(holdup: Duration, glitch: Duration) -> Result<Self, DemoError> {
+    /// Makes the home and its configuration; `interrupted` ends every waiting.
+    pub(super) fn make(
+        holdup: Duration,
+        glitch: Duration,
+        interrupted: Arc<AtomicBool>,
+    ) -> Result<Self, DemoError> {
         let name = format!(
             "holdup-demo-{}-{}",
             std::process::id(),
@@ -49,7 +56,11 @@ impl Gateway {
         File::create(home.join("holdup.toml"))
             .and_then(|mut f| f.write_all(config.as_bytes()))
             .map_err(io("write the demo's configuration".to_owned()))?;
-        Ok(Self { home, agent: None })
+        Ok(Self {
+            home,
+            agent: None,
+            interrupted,
+        })
     }
 
     pub(super) fn home(&self) -> &Path {
@@ -121,6 +132,7 @@ impl Gateway {
         let end = SystemClock.mono() + PATIENCE;
         loop {
             match self.status() {
+                _ if self.interrupted.load(SeqCst) => return Err(DemoError::Interrupted),
                 Some(s) if done(&s) => return Ok(s),
                 _ if SystemClock.mono() >= end => {
                     return Err(self.stuck(format!("waited {} s until {what}", PATIENCE.as_secs())));
@@ -166,10 +178,18 @@ impl Gateway {
         }
     }
 
-    /// Removes the home.
-    pub(super) fn remove(self) {
+    /// Removes the home, after whoever writes there.
+    pub(super) fn remove(mut self) {
+        self.end_agent();
         if let Err(e) = fs::remove_dir_all(&self.home) {
             log::warn!("cannot remove {}: {e}", self.home.display());
+        }
+    }
+
+    /// Only on the way out of a failure; there is nobody left to tell.
+    fn end_agent(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill().and_then(|()| agent.wait()).ok();
         }
     }
 
@@ -184,10 +204,7 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        if let Some(agent) = &mut self.agent {
-            // Only on the way out of a failure; there is nobody left to tell.
-            agent.kill().and_then(|()| agent.wait()).ok();
-        }
+        self.end_agent();
     }
 }
 

@@ -8,9 +8,13 @@ mod client;
 mod gateway;
 mod timeline;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::clock::{Clock, SystemClock};
 
@@ -44,26 +48,44 @@ pub enum DemoError {
     /// The agent did not do something in time.
     #[error("{0}; the agent's log is in {1}")]
     Stuck(String, String),
+    /// Told to end.
+    #[error("interrupted: the demo's agent was ended and its home removed")]
+    Interrupted,
     /// The timeline cannot be written.
     #[error("cannot write the timeline")]
     Out(#[source] std::io::Error),
 }
 
-/// Tells the story; true if every acknowledged reading was there in the end.
+/// Tells the story; true if every acknowledged reading was there in the end. The agent never
+/// outlives it; the home stays only where there is something to look for in it.
 pub fn run(t: &mut Timeline<'_>) -> Result<bool, DemoError> {
-    let gateway = Gateway::make(HOLDUP, GLITCH)?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))
+            .map_err(gateway::io("be told to end".to_owned()))?;
+    }
+    let mut gateway = Gateway::make(HOLDUP, GLITCH, Arc::clone(&interrupted))?;
+    let told = story(t, &mut gateway);
+    // A signal of the terminal ends the agent too: whatever failed then failed by that.
+    let told = match told {
+        Err(_) if interrupted.load(SeqCst) => Err(DemoError::Interrupted),
+        told => told,
+    };
+    match &told {
+        Ok(true) | Err(DemoError::Interrupted | DemoError::Out(_)) => gateway.remove(),
+        Ok(false) | Err(DemoError::Io { .. } | DemoError::Store(_) | DemoError::Stuck(..)) => {}
+    }
+    let kept = told?;
+    t.end(kept)?;
+    Ok(kept)
+}
+
+fn story(t: &mut Timeline<'_>, gateway: &mut Gateway) -> Result<bool, DemoError> {
     t.head(&format!(
         "holdup demo: the real agent, a simulated supply that lasts {} ms, home {}",
         HOLDUP.as_millis(),
         gateway.home().display()
     ))?;
-    let kept = story(t, gateway)?;
-    t.end(kept)?;
-    Ok(kept)
-}
-
-fn story(t: &mut Timeline<'_>, gateway: Gateway) -> Result<bool, DemoError> {
-    let mut gateway = gateway;
     gateway.start()?;
     let s = gateway.wait_until("the agent is ready", |s| {
         s.store == "running" && !s.reasons.iter().any(|r| r == "not_calibrated")
@@ -90,16 +112,12 @@ fn story(t: &mut Timeline<'_>, gateway: Gateway) -> Result<bool, DemoError> {
         seen.sent, seen.acked
     ))?;
 
-    flicker(t, &gateway, &client)?;
-    brownout(t, &gateway)?;
-    power_cut(t, &mut gateway, &client)?;
-    restart(t, &mut gateway, &client)?;
+    flicker(t, gateway, &client)?;
+    brownout(t, gateway)?;
+    power_cut(t, gateway, &client)?;
+    restart(t, gateway, &client)?;
     gateway.stop()?;
-    let kept = prove(t, &gateway, &client)?;
-    if kept {
-        gateway.remove();
-    }
-    Ok(kept)
+    prove(t, gateway, &client)
 }
 
 fn flicker(t: &mut Timeline<'_>, gateway: &Gateway, client: &Client) -> Result<(), DemoError> {
