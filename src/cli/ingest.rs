@@ -8,9 +8,13 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
 
 use anyhow::Context;
 use serde::Deserialize;
+use serde_json::json;
+use signal_hook::consts::SIGINT;
+use signal_hook::iterator::Signals;
 
 use crate::config::Settings;
 
@@ -26,6 +30,8 @@ const LOST: u8 = 4;
 pub struct IngestOpts {
     /// Print the agent's answers as they come, one JSON object a line.
     pub json: bool,
+    /// Take SIGINT: what was acknowledged by then is said before the end.
+    pub interruptible: bool,
     /// Show progress: true where stderr is a terminal and `json` is off.
     pub progress: bool,
 }
@@ -50,6 +56,8 @@ struct Sent {
     all: AtomicBool,
     /// The input, not the connection, failed.
     input_failed: AtomicBool,
+    /// SIGINT came.
+    interrupted: AtomicBool,
 }
 
 /// Sends `stdin` to the agent's socket; returns the exit code.
@@ -70,11 +78,8 @@ pub fn run(
             } else {
                 "start it with `holdup run`"
             };
-            writeln!(
-                stderr,
-                "error: no agent answers at {} ({e}); {remedy}",
-                path.display()
-            )?;
+            let why = format!("no agent answers at {} ({e}); {remedy}", path.display());
+            broken_off(&why, opts, stdout, stderr)?;
             return Ok(LOST);
         }
     };
@@ -82,6 +87,10 @@ pub fn run(
         .try_clone()
         .with_context(|| format!("cannot use the connection to {}", path.display()))?;
     let sent = Arc::new(Sent::default());
+    if opts.interruptible {
+        let stream = stream.try_clone().context("cannot take SIGINT")?;
+        end_at_sigint(stream, Arc::clone(&sent)).context("cannot take SIGINT")?;
+    }
     let counted = Arc::clone(&sent);
     // Not joined when the connection is lost: it may be waiting for input that never comes.
     let sender = std::thread::Builder::new()
@@ -89,8 +98,11 @@ pub fn run(
         .spawn(move || forward(stdin, stream, &counted))
         .context("cannot start the sending thread")?;
     let told = listen(BufReader::new(answers), opts, &sent, stdout, stderr)?;
+    let interrupted = sent.interrupted.load(SeqCst);
     let mut input_error = None;
-    if sent.all.load(SeqCst) || sent.input_failed.load(SeqCst) {
+    // After SIGINT it may still wait for input.
+    let ended = sent.all.load(SeqCst) || sent.input_failed.load(SeqCst);
+    if ended && !interrupted {
         match sender.join() {
             Ok(done) => input_error = done.err(),
             Err(_) => anyhow::bail!("the sending thread panicked"),
@@ -109,23 +121,55 @@ pub fn run(
             told.errors
         )?;
     }
-    if let Some(e) = input_error {
-        writeln!(
-            stderr,
-            "error: the input cannot be read: {e}; line {} was the last one sent",
-            lines
-        )?;
-        return Ok(LOST);
-    }
-    if !complete {
-        writeln!(
-            stderr,
-            "error: the connection was lost; line {} is the first that is not acknowledged, send again from there",
-            told.acked + 1
-        )?;
+    let first = told.acked + 1;
+    let lost = if let Some(e) = input_error {
+        format!("the input cannot be read: {e}; line {lines} was the last one sent")
+    } else if interrupted {
+        format!("interrupted; line {first} is the first that is not acknowledged")
+    } else if !complete {
+        format!(
+            "the connection was lost; line {first} is the first that is not acknowledged, send \
+             again from there"
+        )
+    } else {
+        String::new()
+    };
+    if !lost.is_empty() {
+        broken_off(&lost, opts, stdout, stderr)?;
         return Ok(LOST);
     }
     Ok(if told.errors > 0 { ERRORS } else { OK })
+}
+
+/// After SIGINT nothing more is sent; the agent has a moment to acknowledge what it has.
+fn end_at_sigint(stream: UnixStream, sent: Arc<Sent>) -> io::Result<()> {
+    const MOMENT: Duration = Duration::from_secs(1);
+    let mut signals = Signals::new([SIGINT])?;
+    std::thread::Builder::new()
+        .name("ingest-signal".to_owned())
+        .spawn(move || {
+            if signals.forever().next().is_some() {
+                sent.interrupted.store(true, SeqCst);
+                // Closed already is what is wanted.
+                stream.shutdown(Shutdown::Write).ok();
+                std::thread::park_timeout(MOMENT);
+                stream.shutdown(Shutdown::Both).ok();
+            }
+        })?;
+    Ok(())
+}
+
+fn broken_off(
+    why: &str,
+    opts: &IngestOpts,
+    stdout: &mut dyn Write,
+    stderr: &mut dyn Write,
+) -> anyhow::Result<()> {
+    if opts.json {
+        writeln!(stdout, "{}", json!({ "error": why }))?;
+    }
+    writeln!(stderr, "error: {why}")?;
+    Ok(())
 }
 
 /// Forwards what is there, as soon as it is there; returns an error of the input only.

@@ -134,6 +134,7 @@ fn dispatch(args: &Args) -> anyhow::Result<u8> {
             let settings = crate::config::load(&args.config)?.settings;
             let progress = !json && io::stderr().is_terminal();
             let opts = ingest::IngestOpts {
+                interruptible: true,
                 json: *json,
                 progress,
             };

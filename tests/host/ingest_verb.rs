@@ -67,7 +67,7 @@ fn send(server: &Server, json: bool, input: String) -> (u8, String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let opts = IngestOpts {
         json,
-        progress: false,
+        ..IngestOpts::default()
     };
     let code = run(
         &settings(server),
@@ -172,4 +172,38 @@ fn a_live_input_is_forwarded_line_by_line_and_a_lost_connection_names_the_first_
     assert_eq!(code, 4);
     assert!(err.contains("line 4 is the first"), "{err}");
     drop(pipe);
+}
+
+#[test]
+fn an_interrupted_ingest_says_what_was_acknowledged_and_ends_as_broken_off() {
+    use std::io::Write;
+
+    let home = crate::home::Home::new();
+    let mut agent = home.serving();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_holdup"))
+        .args(["ingest", "--config"])
+        .arg(home.config())
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("run");
+    let mut input = child.stdin.take().expect("piped");
+    for n in 0..3 {
+        writeln!(
+            input,
+            "{{\"sensor_name\":\"s\",\"timestamp\":1767225600,\"value\":{n}}}"
+        )
+        .expect("send");
+    }
+    agent.wait_for("three acknowledged", |s| s["acked"] == 3);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("signal");
+    // Its input stays open: it must not wait for that.
+    let out = child.wait_with_output().expect("wait");
+    drop(input);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(4), "{said}");
+    assert!(said.contains("sent 3, acknowledged 3, errors 0"), "{said}");
+    assert!(said.contains("interrupted; line 4 is the first"), "{said}");
+    agent.stop();
 }
