@@ -78,6 +78,22 @@ pub enum AgentError {
         /// Why it failed.
         source: io::Error,
     },
+    /// A directory cannot be made.
+    #[error(
+        "cannot make directory {} ({key}) as user {user}: make it for that user, or set {key} \
+         elsewhere",
+        path.display()
+    )]
+    Directory {
+        /// The key that names it.
+        key: &'static str,
+        /// The directory.
+        path: PathBuf,
+        /// The agent's user id.
+        user: u32,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// Another agent runs.
     #[error(transparent)]
     Instance(#[from] InstanceError),
@@ -121,6 +137,7 @@ impl AgentError {
             Self::Instance(InstanceError::Running { .. } | InstanceError::DataInUse(_))
             | Self::Machine(MachineError::Simulated(_)) => 3,
             Self::Io { .. }
+            | Self::Directory { .. }
             | Self::Instance(_)
             | Self::Machine(_)
             | Self::Durable(_)
@@ -194,8 +211,8 @@ impl Agent {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let started = clock.mono();
         let (data_dir, run_dir) = (&settings.gateway.data_dir, &settings.gateway.run_dir);
-        make_dir(run_dir)?;
-        make_dir(data_dir)?;
+        make_dir("gateway.run_dir", run_dir)?;
+        make_dir("gateway.data_dir", data_dir)?;
         let machine: Arc<dyn Machine> = if settings.board.is_sim() {
             Arc::new(SimMachine)
         } else {
@@ -595,10 +612,11 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-fn make_dir(path: &Path) -> Result<(), AgentError> {
-    fs::create_dir_all(path).map_err(|source| AgentError::Io {
-        what: "make directory",
+fn make_dir(key: &'static str, path: &Path) -> Result<(), AgentError> {
+    fs::create_dir_all(path).map_err(|source| AgentError::Directory {
+        key,
         path: path.to_owned(),
+        user: rustix::process::geteuid().as_raw(),
         source,
     })
 }

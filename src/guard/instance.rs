@@ -42,6 +42,22 @@ pub enum InstanceError {
         .0.display()
     )]
     DataInUse(PathBuf),
+    /// A directory of ours cannot be used.
+    #[error(
+        "cannot open {} as user {user}: {key} must belong to that user; give it to them, or set \
+         {key} elsewhere",
+        path.display()
+    )]
+    Rights {
+        /// The key that names the directory.
+        key: &'static str,
+        /// What was opened.
+        path: PathBuf,
+        /// The agent's user id.
+        user: u32,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// The lock cannot be made.
     #[error("cannot {what} {}", path.display())]
     Io {
@@ -73,7 +89,7 @@ impl Instance {
             .create(true)
             .truncate(false)
             .open(&path)
-            .map_err(io("open"))?;
+            .map_err(rights("gateway.run_dir", &path))?;
         let mut thawed = false;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut pid = String::new();
@@ -91,11 +107,7 @@ impl Instance {
             }
         }
         // Before the thaw: what another agent froze is not ours to thaw.
-        let data = File::open(data_dir).map_err(|source| InstanceError::Io {
-            what: "open directory",
-            path: data_dir.to_owned(),
-            source,
-        })?;
+        let data = File::open(data_dir).map_err(rights("gateway.data_dir", data_dir))?;
         if flock(&data, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(InstanceError::DataInUse(data_dir.to_owned()));
         }
@@ -112,6 +124,16 @@ impl Instance {
             },
             thawed,
         ))
+    }
+}
+
+fn rights(key: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InstanceError {
+    let path = path.to_owned();
+    move |source| InstanceError::Rights {
+        key,
+        path,
+        user: rustix::process::geteuid().as_raw(),
+        source,
     }
 }
 

@@ -250,10 +250,12 @@ impl Worker {
             Outcome::NotStarted(e) => log::warn!(
                 "script {name} for {} cannot be started: {e}{}",
                 event.word.name(),
-                if e.raw_os_error() == Some(libc::ENOEXEC) {
-                    "; let it begin with #!/bin/sh"
-                } else {
-                    ""
+                match e.raw_os_error() {
+                    Some(libc::ENOEXEC) => "; let it begin with #!/bin/sh",
+                    Some(libc::ENOENT) if script.real.exists() => {
+                        "; the interpreter in its first line (#!) is missing: install or correct it"
+                    }
+                    Some(_) | None => "",
                 }
             ),
         }

@@ -168,7 +168,10 @@ impl<'a> Seen<'a> {
                 name(raw, "client", SHORT_BYTES)?,
             ),
             "flush" if raw == "true" => once(&mut self.flush, "flush", ()),
-            "flush" => Err(wrong("flush", raw, "must be true")),
+            "flush" => Err(
+                "\"flush\" must be true: leave the line out to have lines committed as usual"
+                    .into(),
+            ),
             "subscribe" => once(&mut self.subscribe, "subscribe", topic(raw)?),
             unknown => Err(format!(
                 "unknown field {}: put it into \"metadata\"",
@@ -583,7 +586,10 @@ mod tests {
                 "\"id\"",
             ),
             (r#"{"client":"a","flush":true}"#.to_owned(), "stands alone"),
-            (r#"{"flush":false}"#.to_owned(), "\"flush\" must be true"),
+            (
+                r#"{"flush":false}"#.to_owned(),
+                "\"flush\" must be true: leave the line out",
+            ),
             (
                 r#"{"subscribe":"weather"}"#.to_owned(),
                 "unknown topic \"weather\"",

@@ -398,3 +398,16 @@ fn a_guarded_database_that_is_not_there_is_said_once_with_the_remedy() {
     assert!(said[0].contains("correct its path"), "{log}");
     agent.stop();
 }
+
+#[test]
+fn a_directory_that_cannot_be_made_is_named_with_its_key_and_the_user() {
+    let home = Home::new();
+    home.write("data", b"a file in its place");
+    let out = home.holdup(&["run"]);
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(4), "{said}");
+    assert!(
+        said.contains("gateway.data_dir") && said.contains("as user "),
+        "{said}"
+    );
+}

@@ -412,6 +412,10 @@ fn a_script_that_vanishes_or_cannot_be_run_costs_only_itself() {
     s.home
         .write("events.d/onbattery-3-nonsense", b"\x7fELF no program");
     chmod(&nonsense, 0o755);
+    let orphan = s.script("onbattery-3-orphan", "");
+    s.home
+        .write("events.d/onbattery-3-orphan", b"#!/no/such/shell\n");
+    chmod(&orphan, 0o755);
     s.notes("onbattery-4-last");
     let agent = s.home.serving();
     s.home.power(true);
@@ -423,7 +427,10 @@ fn a_script_that_vanishes_or_cannot_be_run_costs_only_itself() {
             .lines()
             .find(|l| l.contains(name) && l.contains("cannot be started"));
         assert!(line.is_some(), "{name}: {log}");
+        assert!(!line.is_some_and(|l| l.contains("interpreter")), "{log}");
     }
+    let line = log.lines().find(|l| l.contains("onbattery-3-orphan"));
+    assert!(line.is_some_and(|l| l.contains("interpreter")), "{log}");
     agent.stop();
 }
 
