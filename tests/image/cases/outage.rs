@@ -300,8 +300,14 @@ fn cut_in_mid_plan_loses_nothing_acknowledged() {
         }
         if cut_at != "Good" {
             scene.machine.lines.set(POWER_FAIL, true);
-            // A busy machine may look too late.
-            scene.wait_for_status(cut_at, |s| s["supply"] == cut_at || s["supply"] == "Parked");
+            // A busy machine may look too late; one that stood still for long enough finds the
+            // line not believed any more, and serves on.
+            scene.wait_for_status(cut_at, |s| {
+                let reasons = s["reasons"].as_array();
+                s["supply"] == cut_at
+                    || s["supply"] == "Parked"
+                    || reasons.is_some_and(|r| r.contains(&"line_stuck".into()))
+            });
         }
         if cut_at == "Failing" {
             // Each try that was too early for the begin mark makes the next one later.
@@ -338,7 +344,8 @@ fn cut_in_mid_plan_loses_nothing_acknowledged() {
                 rounds.push_front(cut_at);
             }
             // It had gone on when the plug was pulled.
-            ("Suspect", "cut" | "clean" | "late") | ("Failing", "clean" | "late") => {
+            ("Suspect", "cut" | "clean" | "late" | "unfinished")
+            | ("Failing", "clean" | "late" | "unfinished") => {
                 rounds.push_front(cut_at);
             }
             _ => panic!("cut while {cut_at}: {last}"),
