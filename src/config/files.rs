@@ -6,6 +6,9 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
 use super::problem::{Place, Problem};
 
 /// Far above any configuration, far below what hurts.
@@ -22,6 +25,13 @@ pub(super) fn read(path: &Path) -> Result<String, Problem> {
         what,
         remedy: remedy.to_owned(),
     };
+    let odd = || {
+        problem(
+            None,
+            "is not a regular file".to_owned(),
+            "put a regular file in its place",
+        )
+    };
     let io = |error: &std::io::Error| {
         let (what, remedy) = if error.kind() == ErrorKind::NotFound {
             let remedy = "write it, or name another with --config";
@@ -34,13 +44,24 @@ pub(super) fn read(path: &Path) -> Result<String, Problem> {
         };
         problem(None, what, remedy)
     };
-    let file = File::open(path).map_err(|e| io(&e))?;
-    if file.metadata().map_err(|e| io(&e))?.is_dir() {
+    // A FIFO would keep whoever opens it waiting for its other end.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file: File = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => fd.into(),
+        // A socket.
+        Err(Errno::NXIO) => return Err(odd()),
+        Err(e) => return Err(io(&e.into())),
+    };
+    let kind = file.metadata().map_err(|e| io(&e))?.file_type();
+    if kind.is_dir() {
         return Err(problem(
             None,
             "is a directory".to_owned(),
             "name the file in it",
         ));
+    }
+    if !kind.is_file() {
+        return Err(odd());
     }
     let mut bytes = Vec::new();
     file.take(LARGEST + 1)

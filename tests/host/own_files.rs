@@ -146,3 +146,23 @@ fn without_a_heartbeat_the_agent_guards_and_only_measuring_is_refused() {
         agent.stop();
     }
 }
+
+#[test]
+fn a_fifo_or_a_device_as_configuration_is_refused_and_the_agent_hears_its_signals_still() {
+    let home = Home::new();
+    let config = home.config();
+    let agent = home.serving();
+    fs::remove_file(&config).expect("remove");
+    fifo(&config);
+    agent.signal("HUP");
+    poll("a refusal", || {
+        home.log().contains("not a regular file").then_some(())
+    });
+    agent.stop();
+    fs::remove_file(&config).expect("remove");
+    symlink("/dev/zero", &config).expect("link");
+    let out = home.holdup(&["config", "check"]);
+    assert_eq!(out.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
+    assert!(told.contains("not a regular file"), "{told}");
+}
