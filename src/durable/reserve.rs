@@ -152,6 +152,18 @@ mod tests {
         assert!(blocks() >= 2048);
     }
 
+    /// Blocks whose journal has not committed are nobody's yet.
+    #[test]
+    fn room_whose_release_could_not_be_synced_is_not_called_given_up() {
+        let home = tempfile::tempdir().expect("temp dir");
+        let medium = Medium::open(home.path()).expect("open");
+        let reserve = Reserve::new(&home.path().join("reserve"), 1 << 20);
+        assert!(reserve.take(&medium).expect("take"));
+        medium.latch("fdatasync: Input/output error");
+        let e = reserve.release(&medium).expect_err("not synced");
+        assert!(matches!(e, DurableError::Latched(_)), "{e}");
+    }
+
     #[test]
     fn a_reserve_of_nothing_makes_no_file() {
         let home = tempfile::tempdir().expect("temp dir");
