@@ -14,5 +14,5 @@ mod reserve;
 pub use block::BlockFile;
 pub use gate::{Closer, Gate, Pass};
 pub use medium::{DurableError, Medium, freeze, thaw};
-pub use own_file::read_own;
+pub use own_file::{open_own, read_own, write_own};
 pub use reserve::Reserve;

@@ -4,7 +4,7 @@
 //! read more than was asked for.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
@@ -22,7 +22,10 @@ const QUIETLY: OFlags = OFlags::CLOEXEC
     .union(OFlags::NOCTTY);
 
 /// Opens a regular file of ours for reading and writing, and makes it where it is missing.
-pub(super) fn open_own(path: &Path, create: bool) -> io::Result<File> {
+///
+/// # Errors
+/// It is missing and not to be made, cannot be opened, or is not a regular file.
+pub fn open_own(path: &Path, create: bool) -> io::Result<File> {
     let create = if create {
         OFlags::CREATE
     } else {
@@ -53,6 +56,15 @@ pub(super) fn make_fresh(path: &Path) -> io::Result<File> {
     }
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | QUIETLY;
     Ok(rustix::fs::open(path, flags, RIGHTS)?.into())
+}
+
+/// Writes `bytes` to a new file in place of whatever lies at `path`. Nothing is synced: for notes
+/// that need not outlive the boot.
+///
+/// # Errors
+/// What lies there is a directory, or the file cannot be made or written.
+pub fn write_own(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    make_fresh(path)?.write_all(bytes)
 }
 
 fn regular(path: &Path, flags: OFlags) -> io::Result<File> {

@@ -4,7 +4,7 @@
 //! open the databases of a parked one. A holder that was killed while the data file system was
 //! frozen cannot die before the thaw and keeps its lock: with SIGKILL pending it counts as dead.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,8 +12,12 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::clock::{Clock, SystemClock};
+use crate::durable::open_own;
 
 use super::machine::Machine;
+
+/// Bytes of the lock that are read.
+const LONGEST_PID: u64 = 32;
 
 /// The lock, held until dropped.
 #[derive(Debug)]
@@ -83,18 +87,10 @@ impl Instance {
             let path = path.clone();
             move |source| InstanceError::Io { what, path, source }
         };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(rights("gateway.run_dir", &path))?;
+        let mut file = open_own(&path, true).map_err(rights("gateway.run_dir", &path))?;
         let mut thawed = false;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let mut pid = String::new();
-            file.read_to_string(&mut pid).map_err(io("read"))?;
-            let pid = pid.trim().to_owned();
+            let pid = written_in(&file).map_err(io("read"))?;
             if !is_dying(&pid) {
                 return Err(InstanceError::Running { pid, lock: path });
             }
@@ -135,6 +131,15 @@ fn rights(key: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InstanceE
         user: rustix::process::geteuid().as_raw(),
         source,
     }
+}
+
+/// The process id in a lock; `unknown` where it holds anything else.
+fn written_in(file: &File) -> io::Result<String> {
+    let mut text = Vec::new();
+    file.take(LONGEST_PID).read_to_end(&mut text)?;
+    let text = String::from_utf8_lossy(text.trim_ascii()).into_owned();
+    let is_pid = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    Ok(if is_pid { text } else { "unknown".to_owned() })
 }
 
 #[expect(
@@ -203,5 +208,48 @@ mod tests {
         assert!(matches!(e, InstanceError::DataInUse(_)), "{e}");
         drop(first);
         take(dir.path()).expect("after the first has gone");
+    }
+
+    #[test]
+    fn a_lock_that_is_a_link_or_a_fifo_is_refused_and_nothing_behind_it_is_emptied() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let data = tempfile::tempdir().expect("temp dir");
+        let lock = dir.path().join("holdup.lock");
+        let notes = data.path().join("notes");
+        File::create(&notes)
+            .and_then(|mut f| f.write_all(b"somebody's"))
+            .expect("write");
+        std::os::unix::fs::symlink(&notes, &lock).expect("link");
+        let e = Instance::take(dir.path(), data.path(), &SimMachine).expect_err("a link");
+        let InstanceError::Io { path, source, .. } = e else {
+            panic!("{e}");
+        };
+        assert_eq!(path, lock);
+        assert!(source.to_string().contains("a link"), "{source}");
+        assert_eq!(fs::read(&notes).expect("read"), b"somebody's");
+        fs::remove_file(&lock).expect("remove");
+        let fifo = rustix::fs::FileType::Fifo;
+        let rights = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &lock, fifo, rights, 0).expect("fifo");
+        Instance::take(dir.path(), data.path(), &SimMachine).expect_err("a fifo");
+    }
+
+    #[test]
+    fn a_lock_that_holds_anything_but_a_process_id_is_not_shown() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("holdup.lock");
+        for (text, pid) in [
+            (&b"4711\n"[..], "4711"),
+            (b"", "unknown"),
+            (b"\x1b[2J", "unknown"),
+            (b"\xff\xfe", "unknown"),
+            (&[b'x'; 1 << 16], "unknown"),
+        ] {
+            File::create(&path)
+                .and_then(|mut f| f.write_all(text))
+                .expect("write");
+            let file = open_own(&path, false).expect("open");
+            assert_eq!(written_in(&file).expect("read"), pid);
+        }
     }
 }

@@ -10,18 +10,23 @@
 //! Documentation/admin-guide/cgroup-v2.rst.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::clock::{Clock, Mono};
+use crate::durable::{read_own, write_own};
 
 /// Folders looked at in search of a unit, at most.
 const MOST_FOLDERS: usize = 4096;
+/// Bytes in a note: no path is longer (PATH_MAX).
+const LONGEST_NOTE: u64 = 4096;
 /// The kernel says when a cgroup has stopped; it is asked this often all the same.
 const ASK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -292,11 +297,11 @@ pub fn let_go_on(run_dir: &Path) -> Vec<(String, io::Result<()>)> {
     };
     left.flatten()
         .map(|note| {
-            let done = fs::read_to_string(note.path())
+            let done = read_own(&note.path(), LONGEST_NOTE)
                 // Empty: it died before it stopped anything.
-                .and_then(|folder| match folder.trim() {
-                    "" => Ok(()),
-                    folder => release(Path::new(folder)),
+                .and_then(|folder| match folder.trim_ascii() {
+                    b"" => Ok(()),
+                    folder => release(Path::new(OsStr::from_bytes(folder))),
                 })
                 .and_then(|()| fs::remove_file(note.path()));
             (note.file_name().to_string_lossy().into_owned(), done)
@@ -308,6 +313,7 @@ pub fn let_go_on(run_dir: &Path) -> Vec<(String, io::Result<()>)> {
 fn release(folder: &Path) -> io::Result<()> {
     let file = OpenOptions::new()
         .write(true)
+        .custom_flags(libc::O_NONBLOCK)
         .open(folder.join("cgroup.freeze"));
     match file.and_then(|f| f.write_all_at(b"0", 0)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound || is_gone(&e) => Ok(()),
@@ -321,7 +327,7 @@ fn is_gone(e: &io::Error) -> bool {
 
 fn note(notes: &Path, unit: &str, folder: &Path) -> io::Result<()> {
     fs::create_dir_all(notes)?;
-    File::create(notes.join(unit))?.write_all(folder.as_os_str().as_encoded_bytes())
+    write_own(&notes.join(unit), folder.as_os_str().as_bytes())
 }
 
 /// Has this file of the kernel's such a line now?

@@ -1,5 +1,7 @@
 //! What a unit's cgroup is stopped and let go by, on a folder that imitates the kernel's.
 
+use std::io::Write;
+
 use super::*;
 use crate::clock::SystemClock;
 
@@ -196,4 +198,37 @@ fn the_hierarchy_is_found_wherever_it_is_mounted() {
         Some(PathBuf::from("/sys/fs/cgroup/unified"))
     );
     assert_eq!(mounted("41 40 0:34 / /sys rw - cgroup cgroup rw\n"), None);
+}
+
+#[test]
+fn a_fifo_or_a_link_among_the_notes_keeps_nobody_waiting_and_the_others_go_on() {
+    let it = Imitation::new();
+    it.unit("system.slice/app.service", 4_000_000, true);
+    let stuck = |name: &str| {
+        let fifo = rustix::fs::FileType::Fifo;
+        let rights = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        let at = notes(it.home.path()).join(name);
+        rustix::fs::mknodat(rustix::fs::CWD, at, fifo, rights, 0).expect("fifo");
+    };
+    fs::create_dir(notes(it.home.path())).expect("folder");
+    stuck("app.service");
+    let mut u = Unit::new("app.service", it.cgroups());
+    assert_eq!(u.stop(soon(), &SystemClock), Ok(true));
+    stuck("other.service");
+    std::os::unix::fs::symlink("/dev/zero", notes(it.home.path()).join("link.service"))
+        .expect("link");
+    drop(u);
+    let mut left = let_go_on(it.home.path());
+    left.sort_by(|a, b| a.0.cmp(&b.0));
+    let names: Vec<_> = left
+        .iter()
+        .map(|(n, done)| (n.as_str(), done.is_ok()))
+        .collect();
+    let want = [
+        ("app.service", true),
+        ("link.service", false),
+        ("other.service", false),
+    ];
+    assert_eq!(names, want);
+    assert_eq!(it.freeze_of("system.slice/app.service"), "0");
 }
