@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Wall;
-use crate::durable::{Gate, Medium, read_own};
+use crate::clock::{Mono, Wall};
+use crate::durable::{DurableError, Gate, Medium, read_own};
 use crate::guard::{Measured, Outlived};
 use crate::power::{Measurement, Reason, proposal, worn};
 
@@ -273,10 +273,55 @@ struct Held {
     entries: Vec<HistoryEntry>,
     /// Something is not in the file yet.
     unwritten: bool,
+    /// Counts what was added.
+    changes: u64,
+    /// The last attempt to write failed.
+    pause: Option<Pause>,
     /// The file on the medium is damaged, and lies there still.
     damaged: bool,
     /// The file on the medium is not ours to replace.
     refused: bool,
+}
+
+/// Writes these bytes in place of the file, which may be damaged; where that one is then.
+type Write<'a> = &'a dyn Fn(&[u8], bool) -> Result<Option<PathBuf>, DurableError>;
+
+/// What one attempt writes.
+struct Unwritten {
+    entries: Vec<HistoryEntry>,
+    damaged: bool,
+    changes: u64,
+}
+
+impl Held {
+    fn to_write(&self, now: Mono) -> Option<Unwritten> {
+        let waits = self.pause.is_some_and(|p| now < p.until);
+        (self.unwritten && !self.refused && !waits).then(|| Unwritten {
+            entries: self.entries.clone(),
+            damaged: self.damaged,
+            changes: self.changes,
+        })
+    }
+}
+
+/// Until the next attempt; twice as long after each.
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    length: Duration,
+    until: Mono,
+}
+
+impl Pause {
+    const FIRST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(600);
+
+    fn after(last: Option<Self>, now: Mono) -> Self {
+        let length = last.map_or(Self::FIRST, |p| (p.length * 2).min(Self::LONGEST));
+        Self {
+            length,
+            until: now + length,
+        }
+    }
 }
 
 /// See the module's text.
@@ -333,47 +378,61 @@ impl HoldupHistory {
         let over = held.entries.len().saturating_sub(KEPT);
         held.entries.drain(..over);
         held.unwritten = true;
+        held.changes += 1;
     }
 
-    /// Writes what is not written yet, if the gate is open.
-    pub(super) fn keep(&self, gate: &Gate, medium: &Medium) {
-        let mut held = lock(&self.held);
-        if !held.unwritten || held.refused {
+    /// Writes what is not written yet, if the gate is open; where that fails, again after a pause
+    /// that grows. Called from one thread. Nobody who asks for a measurement waits for the medium.
+    pub(super) fn keep(&self, gate: &Gate, medium: &Medium, now: Mono) {
+        self.keep_by(gate, now, &|bytes, damaged| {
+            if damaged {
+                medium.replace_aside(&self.path, bytes)
+            } else {
+                medium.replace(&self.path, bytes).map(|()| None)
+            }
+        });
+    }
+
+    fn keep_by(&self, gate: &Gate, now: Mono, write: Write<'_>) {
+        let Some(copy) = lock(&self.held).to_write(now) else {
             return;
-        }
+        };
         let Some(_pass) = gate.try_enter() else {
             return;
         };
-        if held.damaged {
-            match medium.set_aside(&self.path) {
-                Ok(aside) => log::warn!(
-                    "{} was damaged and is now {}",
-                    self.path.display(),
-                    aside.display()
-                ),
-                Err(e) => {
-                    log::error!("{}; no measurement is kept", super::explain(&e));
-                    held.refused = true;
-                    return;
-                }
-            }
-            held.damaged = false;
-        }
         let file = HistoryFile {
             version: VERSION,
-            measurements: &held.entries,
+            measurements: &copy.entries,
         };
-        // A full disk passes; what was measured is written when there is room again.
         let written = serde_json::to_vec_pretty(&file)
             .map_err(|e| e.to_string())
-            .and_then(|bytes| {
-                medium
-                    .replace(&self.path, &bytes)
-                    .map_err(|e| super::explain(&e))
-            });
+            .and_then(|bytes| write(&bytes, copy.damaged).map_err(|e| super::explain(&e)));
+        let mut held = lock(&self.held);
         match written {
-            Ok(()) => held.unwritten = false,
-            Err(e) => log::warn!("the measured hold-up time is not kept yet: {e}"),
+            Ok(aside) => {
+                held.damaged = false;
+                held.unwritten = held.changes != copy.changes;
+                if held.pause.take().is_some() {
+                    log::info!("the measured hold-up times are kept again");
+                }
+                drop(held);
+                if let Some(aside) = aside {
+                    log::warn!(
+                        "{} was damaged and is now {}",
+                        self.path.display(),
+                        aside.display()
+                    );
+                }
+            }
+            // A full disk passes; what was measured is written when there is room again.
+            Err(e) => {
+                let before = held.pause;
+                held.pause = Some(Pause::after(before, now));
+                drop(held);
+                if before.is_none() {
+                    log::warn!("the measured hold-up times are not kept yet: {e}");
+                }
+            }
         }
     }
 
@@ -424,6 +483,10 @@ mod tests {
         }
     }
 
+    fn at(s: u64) -> Mono {
+        Mono::from_nanos(0) + Duration::from_secs(s)
+    }
+
     struct World {
         home: tempfile::TempDir,
         gate: Gate,
@@ -456,14 +519,14 @@ mod tests {
         let h = w.open();
         h.add(measured(1, 2000));
         w.gate.close(crate::durable::Closer::Power);
-        h.keep(&w.gate, &w.medium);
+        h.keep(&w.gate, &w.medium, at(0));
         assert!(!w.path().exists(), "written behind a closed gate");
         w.gate.open(crate::durable::Closer::Power);
-        h.keep(&w.gate, &w.medium);
+        h.keep(&w.gate, &w.medium, at(0));
         // The next start reads the same heartbeat again.
         let h = w.open();
         h.add(measured(1, 2000));
-        h.keep(&w.gate, &w.medium);
+        h.keep(&w.gate, &w.medium, at(0));
         let kept = read_history(&w.path()).expect("read").measurements;
         assert_eq!(kept.len(), 1);
         assert_eq!(kept[0].proposed_ms, Some(1600));
@@ -477,7 +540,7 @@ mod tests {
         for n in 0..70 {
             h.add(measured(n, 2000 + n));
         }
-        h.keep(&w.gate, &w.medium);
+        h.keep(&w.gate, &w.medium, at(0));
         let kept = read_history(&w.path()).expect("read").measurements;
         assert_eq!(kept.len(), KEPT);
         assert_eq!(kept[0].gave_ms, 2006.0);
@@ -498,7 +561,7 @@ mod tests {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert_eq!(h.worn("battery", Duration::from_millis(1600)), None);
-        h.keep(&w.gate, &w.medium);
+        h.keep(&w.gate, &w.medium, at(0));
         let other = HoldupHistory::open(w.path(), "card-1", "rpi5-x1200");
         assert_eq!(other.worn("capacitor", Duration::from_millis(1600)), None);
     }
@@ -510,7 +573,7 @@ mod tests {
         w.medium.replace(&w.path(), odd).expect("replace");
         let h = w.open();
         h.add(measured(1, 2000));
-        h.keep(&w.gate, &w.medium);
+        h.keep(&w.gate, &w.medium, at(0));
         assert_eq!(std::fs::read(w.path()).expect("read"), odd);
         let e = read_history(&w.path()).expect_err("refused");
         assert!(e.to_string().contains("version 2"), "{e}");
@@ -578,7 +641,7 @@ mod tests {
             assert_eq!(read.measurements.len(), kept);
             assert!(read.damage.is_some_and(|d| !d.contains('\u{1b}')));
             let h = w.open();
-            h.keep(&w.gate, &w.medium);
+            h.keep(&w.gate, &w.medium, at(0));
             let aside = w.home.path().join("history.json.damaged");
             assert_eq!(std::fs::read(&aside).expect("set aside"), odd);
             let now = read_history(&w.path()).expect("read");
@@ -587,15 +650,102 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_history_that_somebody_took_away_is_written_anew() {
+        let w = World::new();
+        w.medium.replace(&w.path(), b"#").expect("plant");
+        let h = w.open();
+        std::fs::remove_file(w.path()).expect("remove");
+        h.keep(&w.gate, &w.medium, at(0));
+        let now = read_history(&w.path()).expect("read");
+        assert_eq!((now.measurements.len(), now.damage), (0, None));
+    }
+
+    #[test]
     fn what_was_set_aside_before_is_not_overwritten() {
         let w = World::new();
         for n in 0..3u8 {
             w.medium.replace(&w.path(), &[b'#', n]).expect("plant");
-            w.open().keep(&w.gate, &w.medium);
+            w.open().keep(&w.gate, &w.medium, at(0));
         }
         for (n, name) in ["", "-2", "-3"].iter().enumerate() {
             let aside = w.home.path().join(format!("history.json.damaged{name}"));
             assert_eq!(std::fs::read(aside).expect("kept"), [b'#', n as u8]);
         }
+    }
+
+    /// A directory in place of the file that is written first: nothing can be written.
+    fn full(w: &World) -> PathBuf {
+        let blocked = w.home.path().join("history.json.new");
+        std::fs::create_dir(&blocked).expect("directory");
+        blocked
+    }
+
+    #[test]
+    fn a_damaged_history_stays_where_it_is_until_what_is_good_in_it_is_written() {
+        let w = World::new();
+        let good = HistoryEntry::new(measured(1, 2000), "card-1", "rpi5");
+        let good = serde_json::to_string(&good).expect("json");
+        let odd = format!("{{\"version\":1,\"measurements\":[{good},7]}}");
+        w.medium.replace(&w.path(), odd.as_bytes()).expect("plant");
+        let h = w.open();
+        let blocked = full(&w);
+        h.keep(&w.gate, &w.medium, at(0));
+        // The agent may end here: the next one finds the good measurement.
+        let now = read_history(&w.path()).expect("read");
+        assert_eq!(now.measurements.len(), 1);
+        let aside = w.home.path().join("history.json.damaged");
+        assert!(!aside.exists());
+        std::fs::remove_dir(blocked).expect("room again");
+        h.keep(&w.gate, &w.medium, at(1));
+        let now = read_history(&w.path()).expect("read");
+        assert_eq!((now.measurements.len(), now.damage), (1, None));
+        assert_eq!(std::fs::read(aside).expect("set aside"), odd.as_bytes());
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_tried_again_after_pauses_that_grow_to_ten_minutes() {
+        let w = World::new();
+        let h = w.open();
+        h.add(measured(1, 2000));
+        let blocked = full(&w);
+        // An attempt is seen by the pause it leaves.
+        let mut tried = Vec::new();
+        for s in 0..3600 {
+            let before = lock(&h.held).pause.map(|p| p.until);
+            h.keep(&w.gate, &w.medium, at(s));
+            if lock(&h.held).pause.map(|p| p.until) != before {
+                tried.push(s);
+            }
+        }
+        let want = [
+            0, 1, 3, 7, 15, 31, 63, 127, 255, 511, 1023, 1623, 2223, 2823, 3423,
+        ];
+        assert_eq!(tried, want);
+        std::fs::remove_dir(blocked).expect("room again");
+        h.keep(&w.gate, &w.medium, at(4022));
+        assert!(!w.path().exists());
+        h.keep(&w.gate, &w.medium, at(4023));
+        assert_eq!(read_history(&w.path()).expect("read").measurements.len(), 1);
+    }
+
+    #[test]
+    fn while_the_card_stalls_nobody_waits_and_what_comes_meanwhile_is_written_next() {
+        let w = World::new();
+        let h = w.open();
+        h.add(measured(1, 2000));
+        let wrote = std::cell::Cell::new(0);
+        let write = |bytes: &[u8], _| {
+            assert!(h.held.try_lock().is_ok(), "status would wait");
+            if wrote.get() == 0 {
+                h.add(measured(2, 1900));
+            }
+            wrote.set(wrote.get() + 1);
+            w.medium.replace(&w.path(), bytes).map(|()| None)
+        };
+        for _ in 0..3 {
+            h.keep_by(&w.gate, at(0), &write);
+        }
+        assert_eq!(wrote.get(), 2);
+        assert_eq!(read_history(&w.path()).expect("read").measurements.len(), 2);
     }
 }

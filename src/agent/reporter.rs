@@ -217,7 +217,7 @@ impl Desk {
         if let Some(measured) = self.source.shared.take_measured() {
             self.source.history.add(measured);
         }
-        self.source.history.keep(&self.gate, &self.medium);
+        self.source.history.keep(&self.gate, &self.medium, now);
         lock(&self.keeper).keep_if_due(&self.source.budget, &self.gate, &self.medium, now);
     }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, linkat, renameat_with};
 use rustix::io::Errno;
 
 use super::own_file::{make_fresh, open_own};
@@ -112,6 +112,39 @@ impl Medium {
     /// Writes `bytes` to a new file beside `path`, syncs it, renames it over `path` and syncs
     /// the directory: afterwards `path` holds the old or the new bytes, whatever happens.
     pub fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
+        let fresh = self.written_beside(path, bytes)?;
+        rustix::fs::rename(&fresh, path).map_err(|e| fault("rename to", path, e.into()))?;
+        self.sync_parent(path)
+    }
+
+    /// The same, and what lay at `path` keeps a name beside it, `NAME.damaged` or
+    /// `NAME.damaged-2` and so on, which it answers; `None` where nothing lay there. Nothing is overwritten. The new bytes are on
+    /// the medium before the old file is touched: without room for them all stays as it is.
+    pub fn replace_aside(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+    ) -> Result<Option<PathBuf>, DurableError> {
+        let fresh = self.written_beside(path, bytes)?;
+        let aside = match beside(path, |to| linkat(CWD, path, CWD, to, AtFlags::empty())) {
+            // A file system without hard links, somebody else's file, or a directory.
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::MLINK) => beside(path, |to| {
+                renameat_with(CWD, path, CWD, to, RenameFlags::NOREPLACE)
+            }),
+            done => done,
+        };
+        let aside = match aside {
+            Ok(aside) => Some(aside),
+            Err(Errno::NOENT) => None,
+            Err(e) => return Err(fault("set aside", path, e.into())),
+        };
+        rustix::fs::rename(&fresh, path).map_err(|e| fault("rename to", path, e.into()))?;
+        self.sync_parent(path)?;
+        Ok(aside)
+    }
+
+    /// A new file of `bytes` beside `path`, synced; its name is not.
+    fn written_beside(&self, path: &Path, bytes: &[u8]) -> Result<PathBuf, DurableError> {
         self.healthy()?;
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".new");
@@ -120,36 +153,7 @@ impl Medium {
         file.write_all(bytes)
             .map_err(|e| fault("write", &fresh, e))?;
         self.keep(rustix::fs::fsync(&file), "sync", &fresh)?;
-        rustix::fs::rename(&fresh, path).map_err(|e| fault("rename to", path, e.into()))?;
-        self.sync_parent(path)
-    }
-
-    /// Gives what lies at `path` another name beside it, `NAME.damaged` or `NAME.damaged-2` and so
-    /// on, which it answers. Nothing is overwritten.
-    pub fn set_aside(&self, path: &Path) -> Result<PathBuf, DurableError> {
-        self.healthy()?;
-        let name = path.file_name().unwrap_or_default();
-        let mut last = Errno::EXIST;
-        for n in 1..=MOST_ASIDE {
-            let mut aside = name.to_owned();
-            aside.push(".damaged");
-            if n > 1 {
-                aside.push(format!("-{n}"));
-            }
-            let aside = path.with_file_name(aside);
-            match renameat_with(CWD, path, CWD, &aside, RenameFlags::NOREPLACE) {
-                Ok(()) => {
-                    self.sync_parent(path)?;
-                    return Ok(aside);
-                }
-                Err(Errno::EXIST) => {}
-                Err(e) => {
-                    last = e;
-                    break;
-                }
-            }
-        }
-        Err(fault("set aside", path, last.into()))
+        Ok(fresh)
     }
 
     /// A file of `len` bytes at `path` whose blocks are written, not just reserved: the first
@@ -207,6 +211,25 @@ impl Medium {
             fault(what, path, e.into())
         })
     }
+}
+
+/// The first of the names for a damaged `path` that `make` finds free.
+fn beside(path: &Path, make: impl Fn(&Path) -> rustix::io::Result<()>) -> Result<PathBuf, Errno> {
+    let name = path.file_name().unwrap_or_default();
+    for n in 1..=MOST_ASIDE {
+        let mut aside = name.to_owned();
+        aside.push(".damaged");
+        if n > 1 {
+            aside.push(format!("-{n}"));
+        }
+        let aside = path.with_file_name(aside);
+        match make(&aside) {
+            Ok(()) => return Ok(aside),
+            Err(Errno::EXIST) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Err(Errno::EXIST)
 }
 
 fn fault(what: &'static str, path: &Path, source: io::Error) -> DurableError {

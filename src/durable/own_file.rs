@@ -115,7 +115,7 @@ mod tests {
             }
         }
         let mut file = make_fresh(&at("fifo")).expect("a file in its place");
-        io::Write::write_all(&mut file, b"eleven byte").expect("write");
+        Write::write_all(&mut file, b"eleven byte").expect("write");
         assert!(read_own(&at("fifo"), 10).is_err(), "longer than asked for");
         assert_eq!(read_own(&at("fifo"), 11).expect("read"), b"eleven byte");
     }
