@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Mono, Wall};
+use crate::config::{is_visible, one_line};
 use crate::durable::{DurableError, Gate, Medium, read_own};
 use crate::guard::{Measured, Outlived};
 use crate::power::{Measurement, Reason, proposal, worn};
@@ -109,9 +110,9 @@ impl HistoryEntry {
     /// What is wrong with it: not what this version could have written.
     fn fault(&self) -> Option<&'static str> {
         let texts = [&self.at, &self.card, &self.board, &self.source, &self.boot];
-        let printable = |t: &String| t.len() <= LONGEST_TEXT && !t.chars().any(char::is_control);
+        let printable = |t: &String| t.len() <= LONGEST_TEXT && t.chars().all(is_visible);
         if !texts.into_iter().all(printable) {
-            return Some("a text that is too long or holds control characters");
+            return Some("a text that is too long or holds control or format characters");
         }
         let times = [
             self.gave_ms,
@@ -264,7 +265,7 @@ pub fn read_history(path: &Path) -> Result<History, HistoryError> {
 fn damaged(why: String) -> History {
     History {
         measurements: Vec::new(),
-        damage: Some(why),
+        damage: Some(one_line(&why)),
     }
 }
 
@@ -632,6 +633,11 @@ mod tests {
             ),
             (file(&[with(&|e| e.proposed_ms = Some(u64::MAX))]), 0),
             (file(&many), KEPT),
+            (
+                file(&[with(&|e| e.at = "1\u{202e}2".to_owned()), good.clone()]),
+                1,
+            ),
+            (b"\"\\u001b[2J\"".to_vec(), 0),
             (b"not json".to_vec(), 0),
             (vec![b' '; usize::try_from(LARGEST).expect("size") + 1], 0),
         ] {

@@ -27,7 +27,7 @@ mod validate;
 pub use boards::BUILT_IN as BUILT_IN_BOARDS;
 pub use fragment::{Origin, Value};
 pub use identify::{Identity, by_device_tree, identify};
-pub use problem::{ConfigError, Place, Problem};
+pub use problem::{ConfigError, Place, Problem, is_visible, one_line};
 pub use schema::{KEYS, Key, Kind, LINE_TABLE, LINES, OUTPUTS, Scope};
 pub use settings::*;
 pub use show::Row;

@@ -72,6 +72,34 @@ fn one_a_line(problems: &[Problem]) -> String {
     text.join("\n")
 }
 
+/// A text from outside for one line of a log or a terminal: control characters, and those that
+/// cannot be seen but change how the rest is shown, are escaped.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_visible(c) {
+            line.push(c);
+        } else {
+            line.extend(c.escape_default());
+        }
+    }
+    line
+}
+
+/// Is it neither a control character, nor a line separator, nor of the category Cf (format: the
+/// marks that turn the direction of what follows, the ones of no width)?
+/// Source: the Unicode Character Database 16, DerivedGeneralCategory.txt.
+pub fn is_visible(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c,
+            '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}'
+            | '\u{890}'..='\u{891}' | '\u{8e2}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}'
+            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0001}'
+            | '\u{e0020}'..='\u{e007f}')
+}
+
 /// A name from a file, fit for a terminal: no control characters, no endless names.
 pub(super) fn printable(name: &str) -> String {
     const LONGEST: usize = 80;
@@ -84,4 +112,29 @@ pub(super) fn printable(name: &str) -> String {
         text.push('…');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_command_a_terminal_or_turn_its_text_is_escaped_and_the_rest_is_not() {
+        for (text, line) in [
+            ("\u{1b}[2Jgone\n", r"\u{1b}[2Jgone\n"),
+            ("a\u{9b}2J", r"a\u{9b}2J"),
+            ("txt\u{202e}exe", r"txt\u{202e}exe"),
+            (
+                "\u{2066}\u{200b}\u{feff}\u{2028}",
+                r"\u{2066}\u{200b}\u{feff}\u{2028}",
+            ),
+            ("\u{e0041}\u{61c}\u{ad}", r"\u{e0041}\u{61c}\u{ad}"),
+            (
+                "Zähler \"a'b\" 温度 e\u{301}",
+                "Zähler \"a'b\" 温度 e\u{301}",
+            ),
+        ] {
+            assert_eq!(one_line(text), line);
+        }
+    }
 }

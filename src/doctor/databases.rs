@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use crate::config::DatabaseSettings;
+use crate::config::{DatabaseSettings, one_line};
 use crate::guard::{
     Cgroups, Header, Holders, Unit, UnitState, header, holders, is_read_only, not_writable,
     process_in_words,
@@ -154,7 +154,7 @@ fn unit_of(pid: u32) -> Option<String> {
     let mut folders = path.split('/');
     folders
         .find(|f| f.ends_with(".service"))
-        .map(|f| f.strip_prefix('_').unwrap_or(f).to_owned())
+        .map(|f| one_line(f.strip_prefix('_').unwrap_or(f)))
 }
 
 /// What the running agent has seen over time, such as a lock that is never let go.

@@ -21,6 +21,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::clock::{Clock, Mono};
+use crate::config::one_line;
 use crate::durable::{read_own, write_own};
 
 /// Folders looked at in search of a unit, at most.
@@ -304,7 +305,7 @@ pub fn let_go_on(run_dir: &Path) -> Vec<(String, io::Result<()>)> {
                     folder => release(Path::new(OsStr::from_bytes(folder))),
                 })
                 .and_then(|()| fs::remove_file(note.path()));
-            (note.file_name().to_string_lossy().into_owned(), done)
+            (one_line(&note.file_name().to_string_lossy()), done)
         })
         .collect()
 }

@@ -6,18 +6,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::config::one_line;
 use crate::power::Word;
 
 /// A path for one line of a log or a terminal: who names a file may put anything into its name.
 pub fn shown(path: &Path) -> String {
-    let escape = |c: char| -> String {
-        if c.is_control() {
-            c.escape_default().collect()
-        } else {
-            c.into()
-        }
-    };
-    path.to_string_lossy().chars().map(escape).collect()
+    one_line(&path.to_string_lossy())
 }
 
 /// A script that is not run.

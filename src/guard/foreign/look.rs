@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, Mode, OFlags, StatVfsMountFlags, access, statvfs};
 use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
 
+use crate::config::one_line;
+
 /// SQLite's lock bytes, see os.h and wal.c: those of the database (pending, reserved, shared),
 /// the reserved one among them, the -shm's slots, and the writer's among those.
 const DB_LOCKS: (u64, u64) = (0x4000_0000, 512);
@@ -222,10 +224,17 @@ pub fn holders(path: &Path, hurry: &dyn Fn() -> bool) -> io::Result<Option<Holde
 
 /// `123 (python3)`.
 pub fn process_in_words(pid: u32) -> String {
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    match name.trim() {
+    named(
+        pid,
+        &fs::read(format!("/proc/{pid}/comm")).unwrap_or_default(),
+    )
+}
+
+/// A process gives itself any name of up to 15 bytes.
+fn named(pid: u32, comm: &[u8]) -> String {
+    match String::from_utf8_lossy(comm).trim() {
         "" => format!("pid {pid}"),
-        name => format!("pid {pid} ({name})"),
+        name => format!("pid {pid} ({})", one_line(name)),
     }
 }
 
@@ -249,4 +258,22 @@ pub(super) fn open_plain(path: &Path) -> io::Result<Option<File>> {
 
 pub(super) fn cannot_open(path: &Path, e: &io::Error) -> String {
     format!("cannot open {}: {e}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_names_itself_to_command_a_terminal_is_shown_escaped() {
+        for (comm, words) in [
+            (&b"python3\n"[..], "pid 7 (python3)"),
+            (b"", "pid 7"),
+            (b"\x1b]0;root\x07\n", r"pid 7 (\u{1b}]0;root\u{7})"),
+            ("\u{202e}diputs".as_bytes(), r"pid 7 (\u{202e}diputs)"),
+            (b"\xff\xfe", "pid 7 (\u{fffd}\u{fffd})"),
+        ] {
+            assert_eq!(named(7, comm), words);
+        }
+    }
 }
