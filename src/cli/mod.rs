@@ -12,10 +12,14 @@ mod run;
 mod status;
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::config::ConfigError;
 
@@ -165,6 +169,31 @@ fn log_to_stderr() {
 fn explain(e: &anyhow::Error) -> String {
     let e: &(dyn std::error::Error + 'static) = e.as_ref();
     crate::agent::explain(e)
+}
+
+/// A connection to a socket of the agent, which is reached, written to and answers within
+/// `patience`, or never.
+fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // A stopped agent accepts nothing: connecting would wait as long as its queue is full.
+    for side in [Timeout::Send, Timeout::Recv] {
+        set_socket_timeout(&socket, side, Some(patience))?;
+    }
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
+}
+
+/// Did the agent take too long?
+fn is_late(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
 }
 
 fn is_broken_pipe(e: &anyhow::Error) -> bool {

@@ -1,8 +1,8 @@
 //! `holdup power measure|rehearse|history`: how long the supply lasts, and whether the plan fits.
 
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Subcommand;
@@ -10,6 +10,8 @@ use serde_json::json;
 
 use crate::agent::{ControlAnswer, ControlRequest, HistoryEntry, RehearsalReport, read_history};
 use crate::config::{self, Settings, Source};
+
+use super::{connect, is_late, status};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PowerVerb {
@@ -77,7 +79,12 @@ fn measure(
         true => ControlRequest::Disarm,
         false => ControlRequest::Measure,
     };
-    match talk(settings, request, &mut |_| {})? {
+    match talk(
+        &settings.gateway.control_socket(),
+        request,
+        PATIENCE,
+        &mut |_| {},
+    )? {
         Talk::Answer(ControlAnswer::Armed(true)) if json => {
             writeln!(out, "{:#}", json!({ "armed": true, "for_s": 1800 }))?;
             Ok(0)
@@ -132,7 +139,11 @@ fn rehearse(settings: &Settings, json: bool, out: &mut dyn Write) -> anyhow::Res
             writeln!(io::stderr(), "rehearsing: clients are paused ...").ok();
         }
     };
-    let report = match talk(settings, ControlRequest::Rehearse, &mut begun)? {
+    // Nothing is predicted where no agent tells; the request then says why.
+    let predicted = status::ask(settings).map_or(0, |s| s.predicted_ms);
+    let silence = longest_rehearsal(Duration::from_millis(predicted), settings.power.restore);
+    let path = settings.gateway.control_socket();
+    let report = match talk(&path, ControlRequest::Rehearse, silence, &mut begun)? {
         Talk::Answer(ControlAnswer::Rehearsed(report)) => report,
         other @ (Talk::Answer(_) | Talk::NotAllowed(_)) => return other.refuse(json, out),
     };
@@ -299,19 +310,36 @@ fn refused(why: &str, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
     Ok(REFUSED)
 }
 
-/// Asks the agent and reads to its last answer; `also` sees each.
+/// The agent answers a request within milliseconds; longer than this and it is not well.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A rehearsal says nothing while its steps run. A card that stalls takes many times what was
+/// predicted, and that is what a rehearsal is to find out: this is waited beyond it.
+const STALL: Duration = Duration::from_secs(60);
+
+/// How long a rehearsal may be silent once it has begun: twice what its steps were predicted to
+/// take, the time for which it stays parked, and a stall.
+fn longest_rehearsal(predicted: Duration, restore: Duration) -> Duration {
+    predicted
+        .saturating_mul(2)
+        .saturating_add(restore)
+        .saturating_add(STALL)
+}
+
+/// Asks the agent and reads to its last answer; `also` sees each. `silence` is how long a
+/// rehearsal that has begun may say nothing.
 fn talk(
-    settings: &Settings,
+    path: &Path,
     request: ControlRequest,
+    silence: Duration,
     also: &mut dyn FnMut(&ControlAnswer),
 ) -> anyhow::Result<Talk> {
-    let path = settings.gateway.control_socket();
-    let mut stream = match UnixStream::connect(&path) {
+    let stream = match connect(path, PATIENCE) {
         Ok(stream) => stream,
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             let why = format!("{} is for root and the agent's user alone", path.display());
             return Ok(Talk::NotAllowed(why));
         }
+        Err(e) if is_late(&e) => return Err(silent(path, PATIENCE)),
         Err(e) => {
             return Err(e).with_context(|| {
                 format!(
@@ -321,16 +349,102 @@ fn talk(
             });
         }
     };
-    writeln!(stream, "{}", serde_json::to_string(&request)?)?;
-    let mut last = None;
-    for line in BufReader::new(stream).lines() {
-        let line = line.with_context(|| format!("no answer from {}", path.display()))?;
+    let mut patience = PATIENCE;
+    let heard = |e: io::Error, patience| {
+        if is_late(&e) {
+            silent(path, patience)
+        } else {
+            anyhow::Error::new(e).context(format!("no answer from {}", path.display()))
+        }
+    };
+    writeln!(&stream, "{}", serde_json::to_string(&request)?).map_err(|e| heard(e, patience))?;
+    let (mut last, mut begun) = (None, false);
+    for line in BufReader::new(&stream).lines() {
+        let line = line.map_err(|e| heard(e, patience))?;
         let answer = serde_json::from_str(&line).context("the agent's answer is not understood")?;
         also(&answer);
+        match &answer {
+            ControlAnswer::Rehearsing(_) => {
+                begun = true;
+                patience = silence;
+                stream.set_read_timeout(Some(patience))?;
+            }
+            // What has begun can no longer be refused.
+            ControlAnswer::Refused(why) if begun => anyhow::bail!("{why}"),
+            ControlAnswer::Refused(_) | ControlAnswer::Rehearsed(_) | ControlAnswer::Armed(_) => {}
+        }
         last = Some(answer);
     }
     match last {
+        Some(ControlAnswer::Rehearsing(_)) => anyhow::bail!("the agent stopped in the middle"),
         Some(answer) => Ok(Talk::Answer(answer)),
         None => anyhow::bail!("{} closed without an answer", path.display()),
+    }
+}
+
+fn silent(path: &Path, patience: Duration) -> anyhow::Error {
+    anyhow::anyhow!(
+        "the agent does not answer: nothing came from {} for {} s; look at `journalctl -u holdup`, \
+         restart it",
+        path.display(),
+        patience.as_secs_f64()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    /// Talks to an agent that says this, and then nothing, or closes.
+    fn told(says: &str, closes: bool) -> anyhow::Result<Talk> {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("control.sock");
+        let agent = UnixListener::bind(&path).expect("bind");
+        std::thread::scope(|s| {
+            let client = s.spawn(|| {
+                let silence = Duration::from_millis(20);
+                talk(&path, ControlRequest::Rehearse, silence, &mut |_| {})
+            });
+            let (mut stream, _) = agent.accept().expect("accept");
+            let mut line = String::new();
+            BufReader::new(&stream)
+                .read_line(&mut line)
+                .expect("request");
+            stream.write_all(says.as_bytes()).expect("say");
+            let open = (!closes).then_some(stream);
+            let end = client.join().expect("client");
+            drop(open);
+            end
+        })
+    }
+
+    #[test]
+    fn a_rehearsal_that_falls_silent_or_is_cut_off_in_the_middle_is_an_error() {
+        for (says, closes, why) in [
+            ("{\"rehearsing\":true}\n", false, "does not answer"),
+            (
+                "{\"rehearsing\":true}\n",
+                true,
+                "the agent stopped in the middle",
+            ),
+            (
+                "{\"rehearsing\":true}\n{\"refused\":\"the agent stopped in the middle\"}\n",
+                true,
+                "the agent stopped in the middle",
+            ),
+        ] {
+            let e = told(says, closes).err().expect("an error");
+            assert!(e.to_string().contains(why), "{e}");
+        }
+        let refused = told("{\"refused\":\"parked\"}\n", true).expect("an answer");
+        assert!(matches!(refused, Talk::Answer(ControlAnswer::Refused(_))));
+    }
+
+    #[test]
+    fn a_rehearsal_may_be_silent_for_its_steps_its_rest_and_a_stall() {
+        let s = Duration::from_secs;
+        assert_eq!(longest_rehearsal(s(3), s(10)), s(76));
+        assert_eq!(longest_rehearsal(Duration::MAX, s(10)), Duration::MAX);
     }
 }

@@ -1,7 +1,6 @@
 //! `holdup status`: what the agent says, in words or as JSON.
 
 use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -34,9 +33,8 @@ pub(super) fn run(config_path: &Path, out: &mut dyn Write, as_json: bool) -> any
 /// The running agent's status.
 pub(super) fn ask(settings: &Settings) -> anyhow::Result<Status> {
     let path = settings.gateway.status_socket();
-    let mut stream =
-        UnixStream::connect(&path).with_context(|| format!("cannot reach {}", path.display()))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = super::connect(&path, PATIENCE)
+        .with_context(|| format!("cannot reach {}", path.display()))?;
     let mut answer = String::new();
     stream
         .read_to_string(&mut answer)

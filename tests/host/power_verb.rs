@@ -1,6 +1,7 @@
 //! `holdup power` against the real agent on the simulated board.
 
 use std::os::unix::fs::MetadataExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use serde_json::{Value, json};
 
@@ -315,4 +316,76 @@ fn killed_in_a_rehearsal(home: &Home) -> Value {
     agent.kill();
     let mut agent = home.serving();
     agent.wait_for_supply("Good")["last_outage"].clone()
+}
+
+/// A verb that runs beside the test; not left behind where it waits for ever.
+struct Verb(Child);
+
+impl Verb {
+    fn start(home: &Home, args: &[&str]) -> Self {
+        let child = Command::new(env!("CARGO_BIN_EXE_holdup"))
+            .args(args)
+            .arg("--config")
+            .arg(home.config())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start");
+        Self(child)
+    }
+
+    /// Its end, and what it said.
+    fn ended(mut self) -> (ExitStatus, String) {
+        let ended = poll("the verb's end", || self.0.try_wait().expect("wait"));
+        let mut said = String::new();
+        let mut stderr = self.0.stderr.take().expect("piped");
+        std::io::Read::read_to_string(&mut stderr, &mut said).expect("text");
+        (ended, said)
+    }
+}
+
+impl Drop for Verb {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn an_agent_that_does_not_answer_is_given_up() {
+    let home = Home::new();
+    let agent = home.serving();
+    agent.signal("STOP");
+    let verbs: Vec<_> = [
+        &["power", "rehearse"][..],
+        &["power", "measure", "--yes"],
+        &["power", "measure", "--cancel"],
+    ]
+    .into_iter()
+    .map(|args| Verb::start(&home, args))
+    .collect();
+    for verb in verbs {
+        let (ended, said) = verb.ended();
+        assert_eq!(ended.code(), Some(4), "{said}");
+        assert!(said.contains("the agent does not answer"), "{said}");
+    }
+    agent.signal("CONT");
+    agent.stop();
+}
+
+#[test]
+fn an_agent_stopped_in_a_rehearsal_is_said_to_have_stopped_in_the_middle() {
+    let home = Home::with(
+        "holdup_ms = 4000\nglitch_ms = 20\nrestore_ms = 60000\nsettle_after = 0",
+        "",
+    );
+    let mut agent = home.serving();
+    let verb = Verb::start(&home, &["power", "rehearse"]);
+    agent.wait_for_supply("Rehearsing");
+    agent.wait_for("the plan's end", |s| !s["last_rehearsal"].is_null());
+    agent.stop();
+    let (ended, said) = verb.ended();
+    assert_eq!(ended.code(), Some(4), "{said}");
+    assert!(said.contains("the agent stopped in the middle"), "{said}");
 }
