@@ -14,7 +14,7 @@ use holdup::guard::{Cgroups, ForeignDatabase, GuardedDatabase, let_go_on};
 use rusqlite::Connection;
 
 use crate::application::{self, Application};
-use crate::disk::Disk;
+use crate::disk::{Disk, Mounted, unmount};
 use crate::home::{Home, poll};
 
 const LONG: Duration = Duration::from_secs(40);
@@ -57,17 +57,13 @@ fn after_a_cut(disk: &Disk, database: &str) -> Result<i64, String> {
     let image = home.path().join("copy.img");
     run("cp", &[&disk.mount().with_file_name("disk.img"), &image]);
     let mount = home.path().join("mnt");
-    fs::create_dir(&mount).expect("folder");
-    run(
-        "mount",
-        &[Path::new("-o"), Path::new("loop"), &image, &mount],
-    );
+    let mounted = Mounted::new(&image, &mount).expect("mount");
     let rows = Connection::open(mount.join(database)).and_then(|db| {
         let sound: String = db.query_row("PRAGMA integrity_check", [], |r| r.get(0))?;
         let rows: i64 = db.query_row("SELECT count(*) FROM t", [], |r| r.get(0))?;
         Ok((sound, rows))
     });
-    run("umount", &[&mount]);
+    drop(mounted);
     match rows {
         Ok((sound, rows)) if sound == "ok" => Ok(rows),
         Ok((sound, _)) => Err(sound),
@@ -127,6 +123,39 @@ fn what_was_committed_is_on_the_medium_in_every_journal_mode() {
             "{mode}, {synchronous}"
         );
         db.release();
+    }
+}
+
+#[test]
+fn a_mount_of_these_tests_that_is_busy_for_a_moment_is_undone_with_its_loop_device() {
+    let disk = match Disk::new(16) {
+        Ok(disk) => disk,
+        Err(why) => return skipped(&format!("no loop device with ext4 here ({why})")),
+    };
+    let home = tempfile::tempdir().expect("temp dir");
+    let image = home.path().join("copy.img");
+    run("cp", &[&disk.mount().with_file_name("disk.img"), &image]);
+    let mounts = [disk.mount(), home.path().join("mnt")];
+    let mounted = Mounted::new(&image, &mounts[1]).expect("mount");
+    let mut users = mounts.each_ref().map(|mount| {
+        let mut user = Command::new("sleep");
+        user.arg("1").current_dir(mount).spawn().expect("a user")
+    });
+    assert_eq!(unmount(&mounts[0]), Ok(()));
+    drop(mounted);
+    drop(disk);
+    for user in &mut users {
+        user.wait().expect("its end");
+    }
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    let left = Command::new("losetup").arg("-a").output().expect("losetup");
+    let left = String::from_utf8_lossy(&left.stdout).into_owned();
+    for mount in mounts {
+        let home = mount.parent().expect("home").display().to_string();
+        assert!(
+            !table.contains(&home) && !left.contains(&home),
+            "{table}{left}"
+        );
     }
 }
 

@@ -25,6 +25,57 @@ fn run(program: &str, args: &[&str]) -> Result<String, String> {
     }
 }
 
+/// Unmounts. What another test starts at this moment holds this one's files until its exec: a busy
+/// mount is tried again, for 10 s at most. What is not mounted is well.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "between two attempts, never instead of one"
+)]
+pub(crate) fn unmount(mount: &Path) -> Result<(), String> {
+    let at = mount.display().to_string();
+    let mut tries = 500;
+    loop {
+        match run("umount", &[&at]) {
+            Err(e) if e.contains("not mounted") => return Ok(()),
+            Err(e) if e.contains("busy") && tries > 0 => tries -= 1,
+            done => return done.map(|_| ()),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// The same in a drop, where the mount must go in any case: out of sight, and in truth when its
+/// last user ends. Its loop device goes with it.
+fn leave(mount: &Path) {
+    if let Err(e) = unmount(mount) {
+        eprintln!("{e}");
+        if let Err(e) = run("umount", &["--lazy", &mount.display().to_string()]) {
+            eprintln!("{e}");
+        }
+    }
+}
+
+/// A copy of a disk's image, mounted; undone when dropped.
+#[allow(dead_code, reason = "for tests/kernel")]
+pub(crate) struct Mounted(PathBuf);
+
+#[allow(dead_code, reason = "for tests/kernel")]
+impl Mounted {
+    /// Mounts `image` at the new folder `mount`. Its loop device goes when it is unmounted.
+    pub(crate) fn new(image: &Path, mount: &Path) -> Result<Self, String> {
+        std::fs::create_dir(mount).map_err(|e| e.to_string())?;
+        let (image, at) = (image.display().to_string(), mount.display().to_string());
+        run("mount", &["-o", "loop", &image, &at])?;
+        Ok(Self(mount.to_owned()))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        leave(&self.0);
+    }
+}
+
 impl Disk {
     /// Of so many MiB, all of them written once so that the file beneath has no holes; or why
     /// there is none on this machine.
@@ -100,14 +151,9 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let mount = self.mount().display().to_string();
-        for undone in [
-            run("umount", &[&mount]),
-            run("losetup", &["-d", &self.device]),
-        ] {
-            if let Err(e) = undone {
-                eprintln!("{e}");
-            }
+        leave(&self.mount());
+        if let Err(e) = run("losetup", &["-d", &self.device]) {
+            eprintln!("{e}");
         }
     }
 }
