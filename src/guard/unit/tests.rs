@@ -200,6 +200,14 @@ fn the_hierarchy_is_found_wherever_it_is_mounted() {
     assert_eq!(mounted("41 40 0:34 / /sys rw - cgroup cgroup rw\n"), None);
 }
 
+/// What it answers; a wait without an end is a failure.
+fn bounded<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(what()).ok());
+    told.recv_timeout(Duration::from_secs(20))
+        .expect("it waits for a FIFO's other end")
+}
+
 #[test]
 fn a_fifo_or_a_link_among_the_notes_keeps_nobody_waiting_and_the_others_go_on() {
     let it = Imitation::new();
@@ -213,12 +221,12 @@ fn a_fifo_or_a_link_among_the_notes_keeps_nobody_waiting_and_the_others_go_on() 
     fs::create_dir(notes(it.home.path())).expect("folder");
     stuck("app.service");
     let mut u = Unit::new("app.service", it.cgroups());
-    assert_eq!(u.stop(soon(), &SystemClock), Ok(true));
+    assert_eq!(bounded(move || u.stop(soon(), &SystemClock)), Ok(true));
     stuck("other.service");
     std::os::unix::fs::symlink("/dev/zero", notes(it.home.path()).join("link.service"))
         .expect("link");
-    drop(u);
-    let mut left = let_go_on(it.home.path());
+    let run_dir = it.home.path().to_owned();
+    let mut left = bounded(move || let_go_on(&run_dir));
     left.sort_by(|a, b| a.0.cmp(&b.0));
     let names: Vec<_> = left
         .iter()
