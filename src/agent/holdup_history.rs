@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Mono, Wall};
-use crate::config::{is_visible, one_line};
+use crate::config::is_visible;
 use crate::durable::{DurableError, Gate, Medium, read_own};
 use crate::guard::{Measured, Outlived};
 use crate::power::{Measurement, Reason, proposal, worn};
@@ -265,7 +265,7 @@ pub fn read_history(path: &Path) -> Result<History, HistoryError> {
 fn damaged(why: String) -> History {
     History {
         measurements: Vec::new(),
-        damage: Some(one_line(&why)),
+        damage: Some(why),
     }
 }
 
