@@ -329,6 +329,10 @@ impl GuardedDatabase for ForeignDatabase {
         if header.journal == Journal::Rollback || !stilled.locked {
             return Ok(0);
         }
+        // What is not known to be on the medium may be all there is: the log must stay whole.
+        if !stilled.synced || !self.medium.as_ref().is_some_and(|m| m.healthy().is_ok()) {
+            return Err("its log could not be synced".to_owned());
+        }
         let real = real(&self.settings.path);
         // With the lock let go, its owner may have been killed since: never ours to own.
         if self.held.is_none() && !matches!(is_open_in_wal(&real), Ok(true)) {

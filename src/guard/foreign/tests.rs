@@ -98,3 +98,29 @@ fn a_missing_database_is_no_failure() {
     assert_eq!(db.still(Duration::from_secs(1)), Ok(()));
     assert_eq!(db.checkpoint(Duration::from_secs(1)), Ok(0));
 }
+
+#[test]
+fn a_log_that_could_not_be_synced_is_never_checkpointed() {
+    let home = tempfile::tempdir().expect("temp dir");
+    let path = real(home.path()).join("app.db");
+    let c = Connection::open(&path).expect("open");
+    c.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(a); INSERT INTO t VALUES(1)")
+        .expect("fill");
+    let before = fs::read(&path).expect("read");
+    let mut db = guarded(&path);
+    let medium = Medium::open(path.parent().expect("parent")).expect("open");
+    medium.latch("fdatasync app.db-wal: Input/output error");
+    db.medium = Some(Arc::new(medium));
+    // Another process would have it open; of this one's locks its own probe sees nothing.
+    let header = Header {
+        journal: Journal::Rollback,
+        sqlite: 0,
+    };
+    let Lock::Held(held) = Lock::take(&path, header, SystemClock.mono(), &SystemClock) else {
+        panic!("not locked");
+    };
+    db.held = Some(held);
+    db.still(Duration::from_secs(1)).expect_err("not synced");
+    db.checkpoint(Duration::from_secs(1)).expect_err("refused");
+    assert!(fs::read(&path).expect("read") == before, "pages were moved");
+}
