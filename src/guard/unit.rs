@@ -193,8 +193,8 @@ pub struct Unit {
     name: String,
     cgroups: Cgroups,
     ready: Option<Ready>,
-    /// We have stopped it, or may have.
-    stopped: bool,
+    /// The folder that we have stopped, or may have.
+    stopped: Option<PathBuf>,
 }
 
 impl Unit {
@@ -204,7 +204,7 @@ impl Unit {
             name: name.to_owned(),
             cgroups,
             ready: None,
-            stopped: false,
+            stopped: None,
         }
     }
 
@@ -253,10 +253,11 @@ impl Unit {
             return Ok(false);
         };
         // By an operator, or for another of its databases: whoever did it lets it go on.
-        if !self.stopped && !says(&ready.freeze, "1").unwrap_or(false) {
+        // The file is asked, not our memory: it may have been let go on, or started, since.
+        if !says(&ready.freeze, "1").unwrap_or(false) {
             note(&self.cgroups.notes, &self.name, &ready.folder)
                 .map_err(|e| self.cannot(&format!("cannot note it in the run directory: {e}")))?;
-            self.stopped = true;
+            self.stopped = Some(ready.folder.clone());
             ready
                 .freeze
                 .write_all_at(b"1", 0)
@@ -278,15 +279,14 @@ impl Unit {
 
     /// Lets it go on, if we stopped it.
     pub fn go_on(&mut self) -> Result<(), String> {
-        let (true, Some(ready)) = (self.stopped, &self.ready) else {
+        let Some(folder) = &self.stopped else {
             return Ok(());
         };
-        let note = self.cgroups.notes.join(&self.name);
-        release(&ready.folder)
-            .and_then(|()| fs::remove_file(&note))
-            .map_err(|e| format!("cannot let unit {} go on: {e}", self.name))?;
-        self.stopped = false;
-        Ok(())
+        release(folder).map_err(|e| format!("cannot let unit {} go on: {e}", self.name))?;
+        // It runs: what is stopped from here on is not ours, whatever becomes of the note.
+        self.stopped = None;
+        fs::remove_file(self.cgroups.notes.join(&self.name))
+            .map_err(|e| format!("unit {} goes on, but not its note: {e}", self.name))
     }
 }
 

@@ -240,3 +240,36 @@ fn a_fifo_or_a_link_among_the_notes_keeps_nobody_waiting_and_the_others_go_on() 
     assert_eq!(names, want);
     assert_eq!(it.freeze_of("system.slice/app.service"), "0");
 }
+
+#[test]
+fn a_unit_whose_note_could_not_be_removed_is_stopped_again() {
+    let it = Imitation::new();
+    it.unit("system.slice/app.service", 4_000_000, true);
+    let mut u = Unit::new("app.service", it.cgroups());
+    assert_eq!(u.stop(soon(), &SystemClock), Ok(true));
+    fs::remove_dir_all(notes(it.home.path())).expect("remove");
+    u.go_on().expect_err("no note");
+    it.unit("system.slice/app.service", 4_000_000, true);
+    assert_eq!(u.stop(soon(), &SystemClock), Ok(true));
+    assert_eq!(it.freeze_of("system.slice/app.service"), "1");
+    assert_eq!(it.noted(), 1);
+}
+
+#[test]
+fn a_unit_that_ended_while_it_was_being_stopped_is_let_go_and_stopped_again() {
+    let it = Imitation::new();
+    let folder = "system.slice/app.service";
+    it.unit(folder, 4_000_000, false);
+    let mut u = Unit::new("app.service", it.cgroups());
+    u.stop(soon(), &SystemClock).expect_err("too late");
+    it.put(
+        &format!("{folder}/cgroup.events"),
+        "populated 0\nfrozen 0\n",
+    );
+    assert_eq!(u.stop(soon(), &SystemClock), Ok(false));
+    assert_eq!(u.go_on(), Ok(()));
+    assert!(it.freeze_of(folder).starts_with('0'), "left stopped");
+    it.unit(folder, 4_000_001, true);
+    assert_eq!(u.stop(soon(), &SystemClock), Ok(true));
+    assert_eq!(it.freeze_of(folder), "1");
+}
