@@ -35,7 +35,9 @@ pub use look::{
     Header, Holders, Journal, header, holders, is_read_only, not_writable, process_in_words,
     writer_now,
 };
-use look::{beside, cannot_open, is_hot, is_open_in_wal, journal_is_live, open_plain, real};
+use look::{
+    beside, cannot_open, companions, is_hot, is_open_in_wal, journal_is_live, open_plain, real,
+};
 use prospects::Prospects;
 
 /// A writer in the middle of its transaction, and a unit that is to stop, are waited for this
@@ -359,7 +361,12 @@ impl GuardedDatabase for ForeignDatabase {
             return;
         }
         let before = std::mem::take(&mut self.state);
-        let checked = self.check();
+        // A latched medium and a companion that is no file would fail the plan: say so before.
+        let latched = self.medium.as_ref().map_or(Ok(()), |m| m.healthy());
+        let checked = latched
+            .map_err(|e| format!("{}: {}", self.settings.path.display(), explain(e)))
+            .and_then(|()| companions(&real(&self.settings.path)))
+            .and_then(|()| self.check());
         let found = match checked {
             Err(why) => Prospects::problem(why),
             Ok(None) => Prospects::well(std::mem::take(&mut self.state)),
@@ -369,7 +376,13 @@ impl GuardedDatabase for ForeignDatabase {
                     self.state = before;
                     return;
                 };
-                let words = match is_hot(&real(&self.settings.path)) {
+                let real = real(&self.settings.path);
+                let stray =
+                    header.journal == Journal::Wal && matches!(journal_is_live(&real), Ok(true));
+                let words = match is_hot(&real) {
+                    Ok(_) if stray => "a hot journal lies beside its WAL, so that it is only \
+                                       synced: stop its application and look at both"
+                        .to_owned(),
                     Ok(true) => "its last writer died in a transaction; it is only synced until \
                                  its application has opened it again"
                         .to_owned(),
@@ -377,6 +390,7 @@ impl GuardedDatabase for ForeignDatabase {
                 };
                 Prospects {
                     words: format!("watched ({}); {words}", header.journal.name()),
+                    other_writers: found.other_writers || stray,
                     ..found
                 }
             }

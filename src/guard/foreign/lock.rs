@@ -12,7 +12,10 @@ use rusqlite::{Connection, OpenFlags};
 use crate::clock::{Clock, Mono};
 
 use super::explain;
-use super::look::{Header, Journal, cannot_open, is_hot, is_open_in_wal, not_writable, open_plain};
+use super::look::{
+    Header, Journal, cannot_open, companions, is_hot, is_open_in_wal, journal_is_live,
+    not_writable, open_plain,
+};
 
 /// How often a writer that holds the lock is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(1);
@@ -40,6 +43,9 @@ impl Lock {
     /// Takes the write lock of the database `real`, unless opening it would harm.
     pub(super) fn take(real: &Path, header: Header, until: Mono, clock: &dyn Clock) -> Self {
         let shown = real.display();
+        if let Err(why) = companions(real) {
+            return Self::Refused(why);
+        }
         let probed = match header.journal {
             Journal::Wal => {
                 is_open_in_wal(real).map(|open| (!open).then_some("nobody has it open"))
@@ -52,6 +58,14 @@ impl Lock {
             Err(e) => return Self::Refused(format!("cannot probe the locks of {shown}: {e}")),
             Ok(Some(why)) => return Self::Needless(why),
             Ok(None) => {}
+        }
+        // It belongs to no transaction of this log's: whoever opens it rolls it back in place.
+        match journal_is_live(real) {
+            Ok(true) if header.journal == Journal::Wal => {
+                return Self::Refused(format!("a hot journal lies beside the WAL of {shown}"));
+            }
+            Err(e) => return Self::Refused(cannot_open(real, &e)),
+            Ok(_) => {}
         }
         if let Some(why) = not_writable(real) {
             return Self::Refused(why);

@@ -104,6 +104,15 @@ pub fn header(path: &Path) -> Result<Option<Header>, String> {
     }
 }
 
+/// Is each companion a regular file, or missing? SQLite would open a FIFO and wait for good.
+pub(super) fn companions(real: &Path) -> Result<(), String> {
+    for suffix in ["-journal", "-wal", "-shm"] {
+        let path = beside(real, suffix);
+        open_plain(&path).map_err(|e| cannot_open(&path, &e))?;
+    }
+    Ok(())
+}
+
 /// Is there a rollback journal with a transaction in it?
 pub(super) fn journal_is_live(real: &Path) -> io::Result<bool> {
     Ok(live_journal(real)?.is_some())

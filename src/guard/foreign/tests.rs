@@ -124,3 +124,58 @@ fn a_log_that_could_not_be_synced_is_never_checkpointed() {
     db.checkpoint(Duration::from_secs(1)).expect_err("refused");
     assert!(fs::read(&path).expect("read") == before, "pages were moved");
 }
+
+#[test]
+fn what_lies_beside_an_open_wal_database_is_looked_at_before_it_is_opened() {
+    let home = tempfile::tempdir().expect("temp dir");
+    let path = real(home.path()).join("app.db");
+    let c = Connection::open(&path).expect("open");
+    c.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(a)")
+        .expect("fill");
+    let take = || {
+        let header = header(&path).expect("look").expect("header");
+        match Lock::take(&path, header, SystemClock.mono(), &SystemClock) {
+            Lock::Refused(why) => why,
+            Lock::Held(_) | Lock::Needless(_) => "not refused".to_owned(),
+        }
+    };
+    let journal = beside(&path, "-journal");
+    let mode = Mode::RUSR | Mode::WUSR;
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &journal,
+        rustix::fs::FileType::Fifo,
+        mode,
+        0,
+    )
+    .expect("fifo");
+    assert!(take().contains("regular"), "{}", take());
+    let mut db = guarded(&path);
+    db.inspect(&|| false);
+    assert!(db.view().problem, "{}", db.view().state);
+    fs::remove_file(&journal).expect("remove");
+    db.inspect(&|| false);
+    assert!(!db.view().problem, "{}", db.view().state);
+    File::create(&journal)
+        .and_then(|f| f.write_all_at(&[0xd9; 512], 0))
+        .expect("journal");
+    db.inspect(&|| false);
+    assert!(db.view().other_writers, "{}", db.view().state);
+}
+
+#[test]
+fn a_failed_sync_is_told_before_the_next_outage() {
+    let home = tempfile::tempdir().expect("temp dir");
+    let path = real(home.path()).join("app.db");
+    let mut db = guarded(&path);
+    let medium = Medium::open(path.parent().expect("parent")).expect("open");
+    medium.latch("fdatasync app.db: Input/output error");
+    db.medium = Some(Arc::new(medium));
+    db.inspect(&|| false);
+    let view = db.view();
+    assert!(
+        view.problem && view.state.contains("restart"),
+        "{}",
+        view.state
+    );
+}
