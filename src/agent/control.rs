@@ -96,6 +96,11 @@ impl RehearsalReport {
         let used_ms = end_mark
             .filter(|s| s.outcome == "done")
             .map(|s| (s.at_us + s.took_us) as f64 / 1000.0);
+        // Another application's data is no less lost for the gateway's own being safe.
+        let lost = plan
+            .steps
+            .iter()
+            .any(|s| s.outcome == "failed" && matches!(&*s.step, "commit" | "still"));
         let percent =
             |holdup: Duration| used_ms.map(|used| (used / holdup.as_secs_f64()).round() / 10.0);
         Self {
@@ -105,7 +110,7 @@ impl RehearsalReport {
             predicted_ms: ms(before.predicted),
             used_ms,
             used_percent: before.holdup.and_then(percent),
-            made_it: before.holdup.map(|_| plan.ended == Ended::Clean),
+            made_it: before.holdup.map(|_| plan.ended == Ended::Clean && !lost),
             overtaken,
             plan,
         }
