@@ -332,7 +332,7 @@ impl GuardedDatabase for ForeignDatabase {
             return Ok(0);
         }
         // What is not known to be on the medium may be all there is: the log must stay whole.
-        if !stilled.synced || !self.medium.as_ref().is_some_and(|m| m.healthy().is_ok()) {
+        if !stilled.synced || self.medium.as_ref().is_none_or(|m| m.healthy().is_err()) {
             return Err("its log could not be synced".to_owned());
         }
         let real = real(&self.settings.path);
