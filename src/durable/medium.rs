@@ -59,6 +59,9 @@ pub struct Medium {
     dir: PathBuf,
     fd: rustix::fd::OwnedFd,
     failed: OnceLock<String>,
+    /// Operations until power is cut, for tests of what a cut leaves behind.
+    #[cfg(test)]
+    until_cut: std::sync::atomic::AtomicU32,
 }
 
 impl Medium {
@@ -74,7 +77,16 @@ impl Medium {
             dir: dir.to_owned(),
             fd,
             failed: OnceLock::new(),
+            #[cfg(test)]
+            until_cut: std::sync::atomic::AtomicU32::new(u32::MAX),
         })
+    }
+
+    /// Power goes after `operations` more of them.
+    #[cfg(test)]
+    pub(crate) fn cut_after(&self, operations: u32) {
+        self.until_cut
+            .store(operations, std::sync::atomic::Ordering::SeqCst);
     }
 
     /// The directory it was opened for.
@@ -89,6 +101,14 @@ impl Medium {
 
     /// Fails once any sync on this medium has failed.
     pub fn healthy(&self) -> Result<(), DurableError> {
+        #[cfg(test)]
+        {
+            use std::sync::atomic::Ordering::SeqCst;
+            let next = |n: u32| n.checked_sub(u32::from(n != u32::MAX));
+            if self.until_cut.fetch_update(SeqCst, SeqCst, next).is_err() {
+                return Err(DurableError::Latched("power was cut".to_owned()));
+            }
+        }
         match self.failed.get() {
             None => Ok(()),
             Some(why) => Err(DurableError::Latched(why.clone())),
@@ -183,6 +203,44 @@ impl Medium {
         Ok(file)
     }
 
+    /// Renames `from` to `to`, over what stands there, and makes both names durable. The bytes of
+    /// `from` must be durable already.
+    pub fn rename(&self, from: &Path, to: &Path) -> Result<(), DurableError> {
+        self.healthy()?;
+        rustix::fs::rename(from, to).map_err(|e| fault("rename to", to, e.into()))?;
+        self.sync_parent(to)?;
+        if from.parent() == to.parent() {
+            return Ok(());
+        }
+        self.sync_parent(from)
+    }
+
+    /// Removes the file `path` where it is, durably.
+    pub fn remove(&self, path: &Path) -> Result<(), DurableError> {
+        self.healthy()?;
+        match rustix::fs::unlink(path) {
+            Ok(()) => self.sync_parent(path),
+            Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(fault("remove", path, e.into())),
+        }
+    }
+
+    /// Makes the directory `path`, and those above it that are missing, for its owner alone, with
+    /// durable names.
+    pub fn make_dir(&self, path: &Path) -> Result<(), DurableError> {
+        self.healthy()?;
+        if path.is_dir() {
+            return Ok(());
+        }
+        if let Some(above) = path.parent() {
+            self.make_dir(above)?;
+        }
+        match rustix::fs::mkdir(path, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => self.sync_parent(path),
+            Err(e) => Err(fault("make directory", path, e.into())),
+        }
+    }
+
     /// Writes back everything dirty on this file system.
     pub fn syncfs(&self) -> Result<(), DurableError> {
         self.healthy()?;
@@ -232,7 +290,7 @@ fn beside(path: &Path, make: impl Fn(&Path) -> rustix::io::Result<()>) -> Result
     Err(Errno::EXIST)
 }
 
-fn fault(what: &'static str, path: &Path, source: io::Error) -> DurableError {
+pub(super) fn fault(what: &'static str, path: &Path, source: io::Error) -> DurableError {
     DurableError::Io {
         what,
         path: path.to_owned(),

@@ -6,13 +6,17 @@
 //! it did not see.
 
 mod block;
+mod bulk;
 mod gate;
 mod medium;
 mod own_file;
 mod reserve;
+mod sealed;
 
 pub use block::BlockFile;
+pub use bulk::{Bulk, PIECE, enter};
 pub use gate::{Closer, Gate, Pass};
 pub use medium::{DurableError, Medium, freeze, thaw};
-pub use own_file::{open_own, read_own, write_own};
+pub use own_file::{open_own, read_own, read_own_if_there, write_own};
 pub use reserve::Reserve;
+pub use sealed::{Block, seal, unseal};

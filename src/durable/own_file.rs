@@ -48,6 +48,17 @@ pub fn read_own(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The same; `None` where there is none.
+///
+/// # Errors
+/// As [`read_own`], but for a missing file.
+pub fn read_own_if_there(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+    match read_own(path, most) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 /// Makes an empty file in place of whatever lies at `path`, which is nobody's but ours.
 pub(super) fn make_fresh(path: &Path) -> io::Result<File> {
     match rustix::fs::unlink(path) {
