@@ -111,6 +111,8 @@ fn attempt(
 ) -> rusqlite::Result<Outcome> {
     conn.prepare_cached("BEGIN IMMEDIATE")?.raw_execute()?;
     meet_others(conn, book)?;
+    keep_above(conn, book)?;
+    keep_mark(conn, book)?;
     date(conn, book, today)?;
     let mut written = Written::default();
     let mut insert = conn.prepare_cached(INSERT)?;
@@ -196,6 +198,32 @@ fn meet_others(conn: &Connection, book: &mut Book) -> rusqlite::Result<()> {
     book.holes += next - book.next_id - theirs;
     book.next_id = next;
     set_meta(conn, "holes", book.holes)
+}
+
+/// Goes on above what was given out before: an id of a row that was lost is never used again.
+fn keep_above(conn: &Connection, book: &mut Book) -> rusqlite::Result<()> {
+    if book.next_id > book.floor {
+        return Ok(());
+    }
+    let next = book.floor + 1;
+    if book.lowest_id == book.next_id {
+        book.lowest_id = next;
+    } else {
+        book.holes += next - book.next_id;
+    }
+    book.next_id = next;
+    set_meta(conn, "holes", book.holes)
+}
+
+/// Keeps the delivered mark, in a transaction that is made anyway.
+pub(super) fn keep_mark(conn: &Connection, book: &mut Book) -> rusqlite::Result<()> {
+    if let Some(upto) = book.delivered_upto
+        && book.delivered_kept != Some(upto)
+    {
+        set_meta(conn, "delivered_upto", upto)?;
+        book.delivered_kept = Some(upto);
+    }
+    Ok(())
 }
 
 /// Forgets the oldest client ids beyond `keep`; never much more than came in.

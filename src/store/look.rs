@@ -176,6 +176,11 @@ pub fn keep_evidence(path: &Path, medium: &Medium, now: Wall) -> Result<PathBuf,
     Ok(into)
 }
 
+/// Where it is noted that SQLite found the database at `path` malformed.
+pub fn suspicion(path: &Path) -> PathBuf {
+    companion(path, "-suspect")
+}
+
 /// `path` with `suffix` behind its name.
 pub fn companion(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();

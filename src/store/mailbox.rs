@@ -80,6 +80,10 @@ pub(super) struct Slots {
     next_ticket: u64,
     pub(super) settings: Option<StoreSettings>,
     pub(super) delivered_upto: Option<i64>,
+    /// Nothing is to be delivered.
+    pub(super) undelivered: bool,
+    /// Epoch, and an id that its readings must stay above.
+    pub(super) above: Option<(u64, i64)>,
     pub(super) retry_now: bool,
     pub(super) stop: bool,
     /// The writer has the database open; until then a checkpoint has nothing to do.
@@ -334,9 +338,22 @@ impl Orders {
         self.mailbox.leave(|s| s.settings = Some(settings));
     }
 
-    /// Ids up to this one are at the other side. Once set, retention removes no others.
+    /// Readings of the store `epoch` get ids above `id`, although their rows may be missing: the
+    /// queue has given it to one already. Say it before the store is opened.
+    pub fn keep_above(&self, epoch: u64, id: i64) {
+        self.mailbox.leave(|s| s.above = Some((epoch, id)));
+    }
+
+    /// Ids up to this one are at the other side. Once set, retention removes no others. It lasts
+    /// from the next commit on.
     pub fn set_delivered_upto(&self, id: i64) {
         self.mailbox.leave(|s| s.delivered_upto = Some(id));
+    }
+
+    /// Nothing is delivered anywhere: retention need not wait for it. The mark that the tables keep
+    /// stays, for the day on which somebody delivers again.
+    pub fn deliver_nothing(&self) {
+        self.mailbox.leave(|s| s.undelivered = true);
     }
 
     /// The gate has opened, or room was made: try again now instead of at the next look.

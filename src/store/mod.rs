@@ -5,8 +5,10 @@
 //! orders, and that retention never takes the newest row. It must never acknowledge before the
 //! sync, hold a transaction open while it waits, or open files it has not looked at.
 
+mod account;
 mod batch;
 mod error;
+mod ledger;
 mod look;
 mod mailbox;
 mod open;
@@ -29,11 +31,13 @@ use crate::config::StoreSettings;
 use crate::durable::{Gate, Medium, Reserve};
 
 pub use error::StoreError;
-pub use look::{Look, companion, header_fault, keep_evidence, look, wal_fault};
+pub use ledger::{Ledger, LedgerError, Noted};
+pub use look::{Look, companion, header_fault, keep_evidence, look, suspicion, wal_fault};
 pub use mailbox::{CheckpointReport, CommitReport, Intake, Mode, OrderError, Orders};
 pub use open::open;
 pub use rows::{Acks, Chunk, Reading, ReadingId, Rows, Stamp};
-pub use stats::{StoreState, StoreStats};
+pub use schema::TABLES;
+pub use stats::{LedgerView, StoreState, StoreStats};
 
 /// Frames that a routine checkpoint waits for until the governor says otherwise: 4 MiB.
 pub const WAL_LIMIT: u32 = 1000;
@@ -97,6 +101,8 @@ pub struct StoreOptions {
     pub settings: StoreSettings,
     /// The database file.
     pub path: PathBuf,
+    /// Where what is acknowledged is noted outside SQLite.
+    pub ledger: PathBuf,
     /// The file system it lies on; evidence goes under its directory.
     pub medium: Arc<Medium>,
     /// Passed before each transaction.
@@ -107,6 +113,8 @@ pub struct StoreOptions {
     pub clock: Arc<dyn Clock>,
     /// Learns what writing costs.
     pub observer: Arc<dyn Observer>,
+    /// The database was salvaged since it was last open: its rows are counted anew.
+    pub salvaged: bool,
 }
 
 impl fmt::Debug for StoreOptions {
@@ -132,17 +140,25 @@ impl Store {
         let StoreOptions {
             settings,
             path,
+            ledger,
             medium,
             gate,
             reserve,
             clock,
             observer,
             desk,
+            salvaged,
         } = options;
         let failed = |e| StoreError::sqlite(&path, "make a first commit to", e);
         let wall = clock.wall();
         let (mut conn, pass) = open(&path, &medium, &gate, wall)?;
-        let book = schema::prepare(&mut conn, &path, settings.index, retention::day(&*clock))?;
+        let mut book = schema::prepare(
+            &mut conn,
+            &path,
+            settings.index,
+            retention::day(&*clock),
+            salvaged,
+        )?;
         let frames = Arc::new(AtomicU32::new(0));
         let seen = Arc::clone(&frames);
         // After the pragma: setting wal_autocheckpoint takes the hook away.
@@ -156,7 +172,9 @@ impl Store {
         mailbox.stats.book(&book);
         let bytes = retention::bytes(&conn).map_err(failed)?;
         mailbox.stats.bytes.store(bytes, SeqCst);
+        let ledger = account::open(&ledger, &mut book, &mailbox, &medium, &gate, &clock);
         let mut writer = writer::Writer {
+            ledger,
             conn,
             path: path.clone(),
             book,

@@ -72,6 +72,7 @@ pub(super) fn expire(conn: &Connection, book: &mut Book, from: i64) -> rusqlite:
 
 fn attempt(conn: &Connection, book: &mut Book, from: i64) -> rusqlite::Result<usize> {
     conn.prepare_cached("BEGIN IMMEDIATE")?.raw_execute()?;
+    super::batch::keep_mark(conn, book)?;
     let step: Option<i64> = conn
         .prepare_cached("SELECT id FROM readings WHERE id >= ?1 ORDER BY id LIMIT 1 OFFSET ?2")?
         .query_row(params![book.lowest_id, STEP], |r| r.get(0))

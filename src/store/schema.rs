@@ -24,15 +24,25 @@ const READINGS: &str = "CREATE TABLE readings(
     unit TEXT,
     metadata TEXT)";
 
-const OWN: &str = "
-CREATE TABLE holdup_meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE holdup_client(client INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
-CREATE TABLE holdup_seen(
+const META: &str = "CREATE TABLE holdup_meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID";
+const CLIENT: &str =
+    "CREATE TABLE holdup_client(client INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)";
+const SEEN: &str = "CREATE TABLE holdup_seen(
     seq INTEGER PRIMARY KEY,
     client INTEGER NOT NULL,
     id NOT NULL,
-    UNIQUE(client, id));
-CREATE TABLE holdup_arrival(day INTEGER PRIMARY KEY, first_id INTEGER NOT NULL);";
+    UNIQUE(client, id))";
+const ARRIVAL: &str =
+    "CREATE TABLE holdup_arrival(day INTEGER PRIMARY KEY, first_id INTEGER NOT NULL)";
+
+/// The tables of a store, by name: what they look like where a damaged file cannot tell.
+pub const TABLES: &[(&str, &str)] = &[
+    ("readings", READINGS),
+    ("holdup_meta", META),
+    ("holdup_client", CLIENT),
+    ("holdup_seen", SEEN),
+    ("holdup_arrival", ARRIVAL),
+];
 
 const COLUMNS: [&str; 6] = [
     "id",
@@ -54,6 +64,8 @@ pub(super) struct Book {
     pub(super) lowest_id: i64,
     /// Ids between the two that no row has.
     pub(super) holes: i64,
+    /// Ids up to this one were given out, also where their rows are missing now.
+    pub(super) floor: i64,
     /// Day of the newest arrival mark.
     pub(super) newest_day: Option<i64>,
     /// Rows from this one on arrived while the clock was not known to be right; they count from
@@ -61,6 +73,8 @@ pub(super) struct Book {
     pub(super) undated_from: Option<i64>,
     /// Highest id that the other side has; `None` while nothing is delivered anywhere.
     pub(super) delivered_upto: Option<i64>,
+    /// The same as the table says; it goes along with the next commit.
+    pub(super) delivered_kept: Option<i64>,
     /// Rows removed by retention, ever.
     pub(super) expired: u64,
     /// Oldest remembered client id's number.
@@ -75,12 +89,14 @@ impl Book {
     }
 }
 
-/// Makes or adopts the tables and reads the book. `today` marks adopted rows' arrival.
+/// Makes or adopts the tables and reads the book. `today` marks adopted rows' arrival; `salvaged`:
+/// rows may be missing since it was last open.
 pub(super) fn prepare(
     conn: &mut Connection,
     path: &Path,
     index: bool,
     today: Option<i64>,
+    salvaged: bool,
 ) -> Result<Book, StoreError> {
     let failed = |e| StoreError::sqlite(path, "prepare the tables of", e);
     let tx = conn
@@ -96,13 +112,25 @@ pub(super) fn prepare(
             ));
         }
     }
-    let ours = kind(&tx, "holdup_meta").map_err(failed)?.is_some();
+    for (name, sql) in &TABLES[1..] {
+        if kind(&tx, name).map_err(failed)?.is_none() {
+            tx.execute_batch(sql).map_err(failed)?;
+        }
+    }
+    // Not ours yet, or salvaged without what was noted in it.
+    let ours = meta::<i64>(&tx, "schema").map_err(failed)?.is_some();
     if !ours {
-        tx.execute_batch(OWN).map_err(failed)?;
+        set_meta(&tx, "schema", VERSION).map_err(failed)?;
+    }
+    if meta::<String>(&tx, "epoch").map_err(failed)?.is_none() {
         let mut seed = [0u8; 8];
         draw(&mut seed);
-        set_meta(&tx, "schema", VERSION).map_err(failed)?;
         set_meta(&tx, "epoch", format!("{:016x}", u64::from_le_bytes(seed))).map_err(failed)?;
+    }
+    if salvaged {
+        // What was counted before is not what is there now.
+        tx.execute("DELETE FROM holdup_meta WHERE key = 'holes'", [])
+            .map_err(failed)?;
     }
     let version: i64 = meta(&tx, "schema").map_err(failed)?.unwrap_or(0);
     if version != VERSION {
@@ -168,7 +196,7 @@ fn read(
         match today {
             Some(today) => tx
                 .execute(
-                    "INSERT INTO holdup_arrival(day, first_id) VALUES(?1, ?2)",
+                    "INSERT OR IGNORE INTO holdup_arrival(day, first_id) VALUES(?1, ?2)",
                     params![today, lowest_id],
                 )
                 .map(drop),
@@ -196,6 +224,7 @@ fn read(
         )
         .map_err(failed)?;
     let epoch: Option<String> = meta(tx, "epoch").map_err(failed)?;
+    let delivered_upto = meta(tx, "delivered_upto").map_err(failed)?;
     let epoch = epoch
         .and_then(|e| u64::from_str_radix(&e, 16).ok())
         .ok_or_else(|| schema(path, "holdup_meta has no epoch".to_owned()))?;
@@ -204,11 +233,13 @@ fn read(
         next_id,
         lowest_id,
         holes,
+        floor: 0,
         newest_day: tx
             .query_row("SELECT max(day) FROM holdup_arrival", [], |r| r.get(0))
             .map_err(failed)?,
         undated_from: meta(tx, "undated_from").map_err(failed)?,
-        delivered_upto: meta(tx, "delivered_upto").map_err(failed)?,
+        delivered_upto,
+        delivered_kept: delivered_upto,
         expired: meta::<i64>(tx, "expired")
             .map_err(failed)?
             .unwrap_or(0)

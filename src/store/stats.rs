@@ -1,6 +1,6 @@
 //! Numbers that can be read at any time, also while the file system is frozen.
 
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::schema::Book;
@@ -33,6 +33,17 @@ impl StoreState {
     }
 }
 
+/// What the ledger, outside the database, says of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LedgerView {
+    /// Ids up to this one are noted as acknowledged; `None`: nothing was noted yet.
+    pub upto: Option<i64>,
+    /// Ids, first and last, that were acknowledged and were missing when the store was opened.
+    pub missing: Option<(i64, i64)>,
+    /// Why it is of no use.
+    pub problem: Option<String>,
+}
+
 /// A snapshot of the store's numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreStats {
@@ -62,6 +73,10 @@ pub struct StoreStats {
     pub waiting_bytes: usize,
     /// Bytes kept back on the medium for a full disk.
     pub reserve_bytes: u64,
+    /// SQLite found the database malformed; it is noted beside it, for the next start.
+    pub suspect: bool,
+    /// What the ledger says.
+    pub ledger: LedgerView,
 }
 
 #[derive(Debug)]
@@ -77,7 +92,9 @@ pub(super) struct Stats {
     pub(super) wal_frames: AtomicU32,
     pub(super) bytes: AtomicU64,
     pub(super) reserve: AtomicU64,
+    pub(super) suspect: AtomicBool,
     state: Mutex<StoreState>,
+    ledger: Mutex<LedgerView>,
 }
 
 impl Stats {
@@ -94,7 +111,9 @@ impl Stats {
             wal_frames: AtomicU32::new(0),
             bytes: AtomicU64::new(0),
             reserve: AtomicU64::new(0),
+            suspect: AtomicBool::new(false),
             state: Mutex::new(StoreState::Starting),
+            ledger: Mutex::default(),
         }
     }
 
@@ -129,6 +148,11 @@ impl Stats {
         changed
     }
 
+    /// Changes what is said of the ledger.
+    pub(super) fn ledger(&self, change: impl FnOnce(&mut LedgerView)) {
+        change(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     pub(super) fn snapshot(&self, waiting_bytes: usize) -> StoreStats {
         StoreStats {
             acked: self.acked.load(Relaxed),
@@ -144,6 +168,10 @@ impl Stats {
             bytes: self.bytes.load(Relaxed),
             waiting_bytes,
             reserve_bytes: self.reserve.load(Relaxed),
+            suspect: self.suspect.load(Relaxed),
+            ledger: (self.ledger.lock())
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
         }
     }
 }

@@ -19,6 +19,8 @@ use crate::durable::{Gate, Medium, Reserve};
 use super::Observer;
 use super::batch::{self, Clients};
 use super::error::{Fault, StoreError, fault};
+use super::ledger::{Ledger, Mark};
+use super::look::suspicion;
 use super::mailbox::{CommitReport, Mailbox, Mode, OrderError, Slots};
 use super::retention;
 use super::rows::Chunk;
@@ -47,6 +49,8 @@ enum Task {
 }
 
 pub(super) struct Writer {
+    /// `None` where it cannot be used.
+    pub(super) ledger: Option<Ledger>,
     pub(super) conn: Connection,
     pub(super) path: PathBuf,
     pub(super) book: Book,
@@ -84,7 +88,10 @@ impl Writer {
             match self.next() {
                 Task::Commit(batch) => self.commit(batch),
                 Task::Checkpoint(mode, ticket) => {
+                    // Beside the checkpoint, and done before it is answered.
+                    self.ledger.iter().for_each(Ledger::order);
                     let report = self.checkpoint(mode);
+                    self.ledger.iter().for_each(Ledger::wait);
                     let mut slots = self.mailbox.lock();
                     slots.done = Some((ticket, report.map_err(|_| OrderError::Failed)));
                     self.mailbox.answer(slots);
@@ -99,7 +106,9 @@ impl Writer {
             let gate = Arc::clone(&self.gate);
             if let Some(_pass) = gate.try_enter() {
                 // Its failure is reported where it happens; the rows are in the log either way.
+                self.ledger.iter().for_each(Ledger::order);
                 self.checkpoint(Mode::Truncate).ok();
+                self.ledger.iter().for_each(Ledger::wait);
             }
             self.end(StoreState::Stopped, "the store was told to stop");
         }
@@ -142,6 +151,16 @@ impl Writer {
     fn take_over(&mut self, slots: &mut Slots) {
         if let Some(settings) = slots.settings.take() {
             self.settings = settings;
+            self.look_at = Mono::default();
+        }
+        if let Some((epoch, id)) = slots.above.take()
+            && epoch == self.book.epoch
+            && id < i64::MAX
+        {
+            self.book.floor = self.book.floor.max(id);
+        }
+        if std::mem::take(&mut slots.undelivered) {
+            self.book.delivered_upto = None;
             self.look_at = Mono::default();
         }
         if let Some(id) = slots.delivered_upto.take() {
@@ -261,6 +280,9 @@ impl Writer {
         for chunk in &batch {
             chunk.acks.committed(chunk.upto);
         }
+        if written.rows > 0 {
+            self.note_acknowledged();
+        }
         let mut slots = self.mailbox.lock();
         slots.in_flight = false;
         slots.last_commit = CommitReport {
@@ -270,6 +292,17 @@ impl Writer {
         };
         self.gather = (acked + waiting, self.clock.mono() + took / 2);
         self.mailbox.answer(slots);
+    }
+
+    /// After those who sent it were told.
+    fn note_acknowledged(&self) {
+        if let Some(ledger) = &self.ledger {
+            ledger.note(Mark {
+                epoch: self.book.epoch,
+                highest: self.book.next_id - 1,
+                lowest: self.book.lowest_id,
+            });
+        }
     }
 
     /// After any commit that went through.
@@ -342,9 +375,22 @@ impl Writer {
             Fault::Row | Fault::Database => {}
         }
         let why = text(&e);
+        if matches!(e, StoreError::Malformed { .. }) {
+            self.suspect(&why);
+        }
         log::error!("the store has failed: {why}");
         self.end(StoreState::Failed(why.as_str().into()), &why);
         None
+    }
+
+    /// Notes beside the database that it is damaged although its files may look well, so that the
+    /// next start recovers it before it opens it.
+    fn suspect(&self, why: &str) {
+        let note = suspicion(&self.path);
+        if let Err(e) = self.medium.replace(&note, why.as_bytes()) {
+            log::error!("the next start is not told that the database is damaged: {e}");
+        }
+        self.mailbox.stats.suspect.store(true, SeqCst);
     }
 
     /// From here on nothing is acknowledged.
