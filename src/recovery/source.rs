@@ -1,0 +1,153 @@
+//! The seam between recovery and the files it reads: bytes at a position, pages in versions.
+//!
+//! It promises that a reader needs neither SQLite nor the whole file in memory. It must never
+//! write: what is read here may be the only copy.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Bytes that can be read at any position.
+pub trait Bytes {
+    /// How many there are.
+    fn len(&self) -> u64;
+
+    /// Fills `buf` from position `at` and returns how many bytes it got: fewer than asked only
+    /// at the end, 0 behind it.
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize>;
+
+    /// Are there none?
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A file, with the length it had when it was taken.
+#[derive(Debug)]
+pub struct FileBytes {
+    file: File,
+    len: u64,
+}
+
+impl FileBytes {
+    /// Takes `file`, opened for reading.
+    pub fn new(file: File) -> io::Result<Self> {
+        let len = file.metadata()?.len();
+        Ok(Self { file, len })
+    }
+}
+
+impl Bytes for FileBytes {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        let left = usize::try_from(self.len.saturating_sub(at)).unwrap_or(usize::MAX);
+        let want = buf.len().min(left);
+        let mut got = 0;
+        while got < want {
+            match self.file.read_at(&mut buf[got..want], at + got as u64) {
+                Ok(0) => break,
+                Ok(n) => got += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(got)
+    }
+}
+
+impl Bytes for [u8] {
+    fn len(&self) -> u64 {
+        <[u8]>::len(self) as u64
+    }
+
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        let Some(rest) = usize::try_from(at).ok().and_then(|at| self.get(at..)) else {
+            return Ok(0);
+        };
+        let n = buf.len().min(<[u8]>::len(rest));
+        buf[..n].copy_from_slice(&rest[..n]);
+        Ok(n)
+    }
+}
+
+impl Bytes for Vec<u8> {
+    fn len(&self) -> u64 {
+        self.as_slice().len() as u64
+    }
+
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        self.as_slice().read_at(buf, at)
+    }
+}
+
+impl<T: Bytes + ?Sized> Bytes for &T {
+    fn len(&self) -> u64 {
+        (**self).len()
+    }
+
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        (**self).read_at(buf, at)
+    }
+}
+
+/// One stored state of one page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    /// The page's number, from 1.
+    pub page: u32,
+    /// The transaction that wrote it, counted from 0 in the order of the log; `None`: it lies
+    /// in the database file.
+    pub transaction: Option<u32>,
+    /// Where its bytes begin, in the database file or in the log.
+    pub at: u64,
+    /// A checksum vouches for its bytes. The database file has none, so `false` there says
+    /// nothing against it; in the log it says that the page is damaged or could not be judged.
+    pub proven: bool,
+}
+
+/// The pages of a database in all versions that still exist.
+pub trait Pages {
+    /// Bytes in a page: a power of two from 512 to 65,536.
+    fn page_size(&self) -> usize;
+
+    /// The highest page number of which there may be a version; 0 is none.
+    fn highest(&self) -> u32;
+
+    /// All versions of `page`, oldest first: the database file's, then the log's. Page 0 stands
+    /// for those whose page number is lost.
+    fn versions(&self, page: u32) -> Vec<Version>;
+
+    /// Reads a version into `buf`, which has the size of a page. What lies behind the end of
+    /// the file is zero.
+    fn read(&self, v: Version, buf: &mut [u8]) -> io::Result<()>;
+
+    /// Are frames of transaction `t` damaged or missing, so that pages it wrote may be unknown?
+    fn transaction_torn(&self, t: u32) -> bool;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_and_a_slice_answer_alike_and_end_at_their_length() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("a");
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the test makes the file it reads"
+        )]
+        std::fs::write(&path, &bytes).expect("write");
+        let file = FileBytes::new(File::open(&path).expect("open")).expect("length");
+        for (at, want) in [(0, 256), (250, 6), (256, 0), (u64::MAX, 0)] {
+            let (mut a, mut b) = ([7; 300], [7; 300]);
+            assert_eq!(file.read_at(&mut a, at).expect("file"), want);
+            assert_eq!(bytes.read_at(&mut b, at).expect("slice"), want);
+            assert_eq!(a, b);
+        }
+    }
+}
