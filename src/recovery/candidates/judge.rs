@@ -1,0 +1,165 @@
+//! A candidate before SQLite: is it whole, and how many rows does it hold?
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::Work;
+use crate::recovery::RecoveryError;
+
+/// Faults that are listed; more say nothing more.
+const MOST_FAULTS: usize = 100;
+/// SQLite's own steps between two looks at the gate.
+const STEPS: i32 = 10_000;
+
+/// What SQLite says of a copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opinion {
+    /// The faults that `integrity_check` names, or the error that stopped it; at most 100.
+    pub faults: Vec<String>,
+    /// Indexes were rebuilt from their tables, after which there were no faults.
+    pub reindexed: bool,
+    /// Rows of each table, by name; a table that cannot be read has none.
+    pub tables: Vec<(String, u64)>,
+}
+
+impl Opinion {
+    /// All rows of all tables.
+    pub fn rows(&self) -> u64 {
+        self.tables.iter().map(|(_, n)| n).sum()
+    }
+}
+
+/// Opens the copy at `path`, which nobody else has, and looks at all of it.
+pub fn judge(path: &Path, work: &Work<'_>) -> Result<Opinion, RecoveryError> {
+    let mut opinion = work.paced(path, |conn| {
+        Ok(Opinion {
+            faults: faults(conn)?,
+            reindexed: false,
+            tables: Vec::new(),
+        })
+    })?;
+    if !opinion.faults.is_empty() && opinion.faults.iter().all(|f| is_of_an_index(f)) {
+        let left = work.paced(path, |conn| match conn.execute_batch("REINDEX") {
+            Ok(()) => faults(conn),
+            Err(e) if is_interrupt(&e) => Err(e),
+            Err(e) => Ok(vec![format!("reindex: {e}")]),
+        })?;
+        opinion.reindexed = left.is_empty();
+        if left.is_empty() {
+            opinion.faults.clear();
+        }
+    }
+    opinion.tables = work.paced(path, tables)?;
+    Ok(opinion)
+}
+
+/// The lines of `integrity_check`; none is what it calls ok. An error is a line too.
+fn faults(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+    let lines = || -> rusqlite::Result<Vec<String>> {
+        conn.prepare(&format!("PRAGMA integrity_check({MOST_FAULTS})"))?
+            .query_map([], |r| r.get(0))?
+            .collect()
+    };
+    match lines() {
+        Ok(lines) if lines == ["ok"] => Ok(Vec::new()),
+        Ok(lines) => Ok(lines),
+        Err(e) if is_interrupt(&e) => Err(e),
+        Err(e) => Ok(vec![e.to_string()]),
+    }
+}
+
+/// SQLite's words for an index that its table contradicts.
+fn is_of_an_index(fault: &str) -> bool {
+    fault.starts_with("wrong # of entries in index ")
+        || (fault.starts_with("row ") && fault.contains(" missing from index "))
+        || fault.starts_with("non-unique entry in index ")
+}
+
+fn tables(conn: &Connection) -> rusqlite::Result<Vec<(String, u64)>> {
+    let named = || -> rusqlite::Result<Vec<String>> {
+        conn.prepare(
+            "SELECT name FROM pragma_table_list
+             WHERE schema = 'main' AND type IN ('table', 'shadow') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+             ORDER BY name",
+        )?
+        .query_map([], |r| r.get(0))?
+        .collect()
+    };
+    let mut counted = Vec::new();
+    for name in unless_interrupted(named())?.unwrap_or_default() {
+        let quoted = name.replace('"', "\"\"");
+        let rows = conn.query_row(
+            &format!("SELECT count(*) FROM \"{quoted}\" NOT INDEXED"),
+            [],
+            |r| r.get::<_, i64>(0),
+        );
+        let rows = unless_interrupted(rows)?.unwrap_or(0);
+        counted.push((name, u64::try_from(rows).unwrap_or(0)));
+    }
+    Ok(counted)
+}
+
+fn unless_interrupted<T>(result: rusqlite::Result<T>) -> rusqlite::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if is_interrupt(&e) => Err(e),
+        Err(_) => Ok(None),
+    }
+}
+
+fn is_interrupt(e: &rusqlite::Error) -> bool {
+    e.sqlite_error_code() == Some(ErrorCode::OperationInterrupted)
+}
+
+impl Work<'_> {
+    /// Does `what` on the copy, from the beginning again if the gate closed meanwhile.
+    fn paced<T>(
+        &self,
+        path: &Path,
+        what: impl Fn(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, RecoveryError> {
+        loop {
+            let pass = self.enter(path)?;
+            let sqlite = |source| RecoveryError::Sqlite {
+                doing: "check",
+                path: path.to_owned(),
+                source,
+            };
+            let conn = self.open(path).map_err(sqlite)?;
+            let done = what(&conn);
+            drop(conn);
+            drop(pass);
+            match done {
+                Ok(done) => return Ok(done),
+                Err(e) if is_interrupt(&e) => {}
+                Err(e) => return Err(sqlite(e)),
+            }
+        }
+    }
+
+    fn open(&self, path: &Path) -> rusqlite::Result<Connection> {
+        let mut conn = Connection::open_with_flags(
+            path,
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
+        // The schema may be anybody's: nothing in it is run with more rights than a query.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+        let (stop, gate) = (Arc::clone(self.stop), Arc::clone(self.gate));
+        conn.progress_handler(
+            STEPS,
+            Some(move || stop.load(Ordering::Relaxed) || gate.is_closed()),
+        )?;
+        // The copy is synced as a whole when it is chosen, and made anew after a cut.
+        conn.execute_batch(
+            "PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA temp_store = MEMORY;
+             PRAGMA cache_size = -8192;",
+        )
+        .or_else(|e| if is_interrupt(&e) { Err(e) } else { Ok(()) })?;
+        Ok(conn)
+    }
+}
