@@ -1,0 +1,294 @@
+//! Evidence: the damaged files as they were found, before anything repairs them.
+//!
+//! It promises that what it kept is on the medium, with a manifest that says when, why, how many
+//! bytes and which SHA-256, before it returns; that a part of a file which the medium cannot give
+//! any more is named, never passed off as zeros; and that the newest evidence is never removed.
+//! It must never change a byte of what it keeps.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::durable::{Bulk, Medium};
+
+use super::RecoveryError;
+use super::files::{ALL, companion, open_existing};
+use super::site::Site;
+
+/// Version of the manifest.
+const VERSION: u32 = 1;
+const MANIFEST: &str = "manifest.json";
+/// Read at once; where that fails, block by block.
+const READ: usize = 256 * 1024;
+const BLOCK: usize = 4096;
+
+/// How the files came there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum How {
+    /// Copied; the originals were still in their place.
+    Copied,
+    /// Moved by rename, because a copy did not fit.
+    Moved,
+}
+
+/// One file of the evidence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptFile {
+    /// Its name, as it was beside the database.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// SHA-256 of its bytes in hex; unreadable parts count as zeros.
+    pub sha256: String,
+    /// Parts that the medium did not give: offset and length in bytes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<(u64, u64)>,
+}
+
+/// What the evidence is, and why it was kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Of this format.
+    pub version: u32,
+    /// Counts up: the wall clock of a gateway may stand in the past.
+    pub number: u64,
+    /// Wall time, RFC 3339 in UTC.
+    pub kept_at: String,
+    /// Had a time server set the clock?
+    pub clock_synchronised: bool,
+    /// Where the files belong.
+    pub database: PathBuf,
+    /// What was seen.
+    pub reason: String,
+    /// How they came here.
+    pub how: How,
+    /// The files.
+    pub files: Vec<KeptFile>,
+}
+
+/// Evidence that was kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// What is in it.
+    pub manifest: Manifest,
+}
+
+impl Evidence {
+    /// The database's place in the evidence; its companions lie beside it.
+    pub fn database(&self) -> PathBuf {
+        self.dir
+            .join(self.manifest.database.file_name().unwrap_or_default())
+    }
+
+    /// Copies `database` and its companions. Room must have been looked at before.
+    pub(super) fn copy(
+        database: &Path,
+        reason: &str,
+        site: &Site<'_>,
+    ) -> Result<Self, RecoveryError> {
+        let mut kept = Self::begin(database, reason, How::Copied, site)?;
+        for suffix in ALL {
+            let from = companion(database, suffix);
+            let Some(source) = open_existing(&from, false).map_err(|e| cannot("read", &from, e))?
+            else {
+                continue;
+            };
+            let to = kept.dir.join(from.file_name().unwrap_or_default());
+            let mut copy = Bulk::create(&to, site.medium, site.gate, site.stop)?;
+            let file = read_through(&from, &source, &mut |bytes| copy.write_all(bytes))
+                .map_err(|e| cannot("copy", &from, e))?;
+            copy.finish()?;
+            kept.manifest.files.push(file);
+        }
+        kept.write_manifest(site.medium)?;
+        Ok(kept)
+    }
+
+    /// Makes the directory and the manifest for files that are moved there next.
+    pub(super) fn for_moving(
+        database: &Path,
+        reason: &str,
+        site: &Site<'_>,
+    ) -> Result<Self, RecoveryError> {
+        let mut kept = Self::begin(database, reason, How::Moved, site)?;
+        for suffix in ALL {
+            let from = companion(database, suffix);
+            if let Some(source) =
+                open_existing(&from, false).map_err(|e| cannot("read", &from, e))?
+            {
+                let file = read_through(&from, &source, &mut |_| Ok(()))
+                    .map_err(|e| cannot("read", &from, e))?;
+                kept.manifest.files.push(file);
+            }
+        }
+        kept.write_manifest(site.medium)?;
+        Ok(kept)
+    }
+
+    /// The evidence in `dir`.
+    pub fn read(dir: &Path) -> Result<Self, RecoveryError> {
+        let path = dir.join(MANIFEST);
+        let text = fs::read(&path).map_err(|e| cannot("read", &path, e))?;
+        let manifest: Manifest = serde_json::from_slice(&text)
+            .map_err(|e| cannot("understand", &path, io::Error::other(e)))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            manifest,
+        })
+    }
+
+    fn begin(
+        database: &Path,
+        reason: &str,
+        how: How,
+        site: &Site<'_>,
+    ) -> Result<Self, RecoveryError> {
+        let root = site.evidence;
+        site.medium.make_dir(root)?;
+        let now = site.clock.wall();
+        let number = all(root)?.last().map_or(1, |e| e.manifest.number + 1);
+        let stamp = now.to_string().replace(':', "");
+        // Two in one millisecond, or a clock that was set back.
+        let dir = (1..)
+            .map(|n: u32| match n {
+                1 => root.join(&stamp),
+                n => root.join(format!("{stamp}-{n}")),
+            })
+            .find(|dir| !dir.exists())
+            .unwrap_or_else(|| root.join(&stamp));
+        site.medium.make_dir(&dir)?;
+        Ok(Self {
+            dir,
+            manifest: Manifest {
+                version: VERSION,
+                number,
+                kept_at: now.to_string(),
+                clock_synchronised: site.clock.is_synchronised(),
+                database: database.to_owned(),
+                reason: reason.to_owned(),
+                how,
+                files: Vec::new(),
+            },
+        })
+    }
+
+    fn write_manifest(&self, medium: &Medium) -> Result<(), RecoveryError> {
+        let text = serde_json::to_vec_pretty(&self.manifest)
+            .map_err(|e| cannot("write", &self.dir, io::Error::other(e)))?;
+        Ok(medium.replace(&self.dir.join(MANIFEST), &text)?)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.manifest.files.iter().map(|f| f.bytes).sum()
+    }
+}
+
+/// Every evidence under `root` that has a manifest, oldest first.
+pub(super) fn all(root: &Path) -> Result<Vec<Evidence>, RecoveryError> {
+    let entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(cannot("list", root, e)),
+    };
+    // What has no manifest that can be read is not ours to count, or to remove.
+    let mut found: Vec<_> = entries
+        .flatten()
+        .filter_map(|e| Evidence::read(&e.path()).ok())
+        .collect();
+    found.sort_by_key(|e| e.manifest.number);
+    Ok(found)
+}
+
+/// Removes the oldest evidence until the rest fits `most` bytes; the newest always stays, and so
+/// does what an unfinished recovery still needs. Returns what was removed.
+pub(super) fn prune(
+    root: &Path,
+    most: u64,
+    needed: &Path,
+    medium: &Medium,
+) -> Result<Vec<PathBuf>, RecoveryError> {
+    let mut kept = all(root)?;
+    kept.pop();
+    kept.retain(|e| e.dir != needed);
+    let newest = all(root)?.last().map_or(0, Evidence::bytes);
+    let mut total: u64 = kept.iter().map(Evidence::bytes).sum::<u64>() + newest;
+    let mut removed = Vec::new();
+    for old in kept {
+        if total <= most {
+            break;
+        }
+        total -= old.bytes();
+        // The manifest goes last: evidence without one would never be removed.
+        for file in &old.manifest.files {
+            medium.remove(&old.dir.join(&file.name))?;
+        }
+        medium.remove(&old.dir.join(MANIFEST))?;
+        fs::remove_dir(&old.dir).map_err(|e| cannot("remove", &old.dir, e))?;
+        removed.push(old.dir);
+    }
+    Ok(removed)
+}
+
+/// Reads all of `file` into `take`; parts that cannot be read are given as zeros and named.
+fn read_through(
+    path: &Path,
+    file: &File,
+    take: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<KeptFile> {
+    let bytes = file.metadata()?.len();
+    let mut hash = Sha256::new();
+    let mut unreadable: Vec<(u64, u64)> = Vec::new();
+    let mut buffer = vec![0u8; READ];
+    let mut at = 0;
+    while at < bytes {
+        let want = usize::try_from((bytes - at).min(READ as u64)).unwrap_or(READ);
+        let part = &mut buffer[..want];
+        if file.read_exact_at(part, at).is_err() {
+            for (n, block) in part.chunks_mut(BLOCK).enumerate() {
+                let offset = at + (n * BLOCK) as u64;
+                if file.read_exact_at(block, offset).is_err() {
+                    block.fill(0);
+                    let length = block.len() as u64;
+                    match unreadable.last_mut() {
+                        Some((start, len)) if *start + *len == offset => *len += length,
+                        Some(_) | None => unreadable.push((offset, length)),
+                    }
+                }
+            }
+        }
+        hash.update(&*part);
+        take(part)?;
+        at += want as u64;
+    }
+    let name = path.file_name().unwrap_or_default();
+    Ok(KeptFile {
+        name: name.to_string_lossy().into_owned(),
+        bytes,
+        sha256: hex(&hash.finalize()),
+        unreadable,
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, b| {
+        // Writing to a string cannot fail.
+        write!(text, "{b:02x}").ok();
+        text
+    })
+}
+
+fn cannot(doing: &'static str, path: &Path, source: io::Error) -> RecoveryError {
+    RecoveryError::Io {
+        doing,
+        path: path.to_owned(),
+        source,
+    }
+}

@@ -1,0 +1,226 @@
+//! The look at a database's files as bytes, before anything opens them.
+//!
+//! It promises to find what would make SQLite drop committed data without a word: a log whose
+//! header or frames are damaged, a log beside a missing or empty database (which it deletes), a
+//! database that ends early. What a power cut explains is clean. It reads the log once and of the
+//! database only its first page, so that a clean start costs the same whatever the size. It must
+//! never write, nor look while this process holds an SQLite connection to the file.
+
+use std::path::Path;
+
+use super::RecoveryError;
+use super::files::{companion, open_existing};
+use super::pages::{Header, Journal, JournalState};
+use super::source::{Bytes, FileBytes};
+use super::wal::{HeaderState, Known, Verdict as LogVerdict, Wal};
+
+/// What stands there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// Nothing: no database, and nothing beside it that holds anything.
+    Nothing,
+    /// Nothing is off, and SQLite has nothing to replay.
+    Clean,
+    /// SQLite itself brings the last commits in; says what.
+    Replayable(String),
+    /// Says what is off.
+    Off(String),
+    /// Somebody's text, and no database ever.
+    Alien,
+}
+
+/// The files, opened for reading, and what was seen.
+#[derive(Debug)]
+pub(super) struct Looked {
+    pub(super) database: Option<FileBytes>,
+    pub(super) log: Option<FileBytes>,
+    pub(super) journal: Option<(FileBytes, Journal)>,
+    pub(super) wal: Wal,
+    /// As the database's header states it.
+    pub(super) page_size: Option<u32>,
+    pub(super) condition: Condition,
+    /// Bytes of the database and all its companions.
+    pub(super) bytes: u64,
+}
+
+impl Looked {
+    /// Was it written through a log?
+    pub(super) fn is_logged(&self) -> bool {
+        let mut modes = [0u8; 2];
+        let stated = self
+            .database
+            .as_ref()
+            .is_some_and(|f| f.read_at(&mut modes, 18).is_ok_and(|n| n == 2) && modes == [2, 2]);
+        stated || self.wal.frames().next().is_some()
+    }
+}
+
+/// Looks at `database` (or its copy in the evidence). `cut`: power was cut since it was written, so
+/// that a last commit which is not whole was never acknowledged.
+pub(super) fn look(database: &Path, cut: bool) -> Result<Looked, RecoveryError> {
+    let open = |suffix: &str| -> Result<Option<FileBytes>, RecoveryError> {
+        let path = companion(database, suffix);
+        let cannot = |source| RecoveryError::Io {
+            doing: "look at",
+            path: path.clone(),
+            source,
+        };
+        let file = open_existing(&path, false).map_err(cannot)?;
+        file.map(FileBytes::new).transpose().map_err(cannot)
+    };
+    let (file, log) = (open("")?, open("-wal")?);
+    let journal = match open("-journal")? {
+        Some(log) => {
+            let cannot = RecoveryError::io("read", &companion(database, "-journal"));
+            let read = Journal::read(&log).map_err(cannot)?;
+            Some((log, read))
+        }
+        None => None,
+    };
+    let shm = open("-shm")?;
+    let known = file.as_ref().map_or_else(Known::default, |f| Known::of(f));
+    let wal = log
+        .as_ref()
+        .map_or_else(Wal::absent, |log| Wal::read(log, known));
+    let state = journal
+        .as_ref()
+        .map_or(JournalState::Idle, |(_, j)| j.state());
+    let rollback = journal.as_ref().map(|(log, _)| log);
+    let all = [file.as_ref(), log.as_ref(), shm.as_ref(), rollback];
+    let bytes = all.into_iter().flatten().map(Bytes::len).sum();
+    let page_size = known.page_size;
+    let condition = judge(file.as_ref(), &wal, state, cut);
+    Ok(Looked {
+        database: file,
+        log,
+        journal,
+        wal,
+        page_size,
+        condition,
+        bytes,
+    })
+}
+
+fn judge(file: Option<&FileBytes>, wal: &Wal, journal: JournalState, cut: bool) -> Condition {
+    let hot = journal != JournalState::Idle;
+    let Some(file) = file.filter(|f| !f.is_empty()) else {
+        return match (wal.verdict(), hot) {
+            (LogVerdict::Absent | LogVerdict::Empty, false) => Condition::Nothing,
+            (LogVerdict::Absent | LogVerdict::Empty, true) => Condition::Off(
+                "the database is missing or empty, but a rollback journal lies beside it"
+                    .to_owned(),
+            ),
+            _ => Condition::Off(
+                "the database is missing or empty, but a write-ahead log lies beside it, which \
+                 SQLite would delete"
+                    .to_owned(),
+            ),
+        };
+    };
+    let mut first = [0u8; 100];
+    let header = match file.read_at(&mut first, 0) {
+        Ok(100) => Header::parse(&first),
+        Ok(_) => None,
+        Err(e) => return Condition::Off(format!("its first page cannot be read: {e}")),
+    };
+    let Some(header) = header else {
+        return if is_text(file) {
+            Condition::Alien
+        } else {
+            Condition::Off("its header is damaged".to_owned())
+        };
+    };
+    if let Some(why) = log_fault(wal, header.page_size, cut) {
+        return Condition::Off(why);
+    }
+    match journal {
+        JournalState::Idle | JournalState::Hot => {}
+        JournalState::Torn => {
+            return Condition::Off("its rollback journal is damaged".to_owned());
+        }
+        JournalState::Unreadable => {
+            return Condition::Off("its rollback journal cannot be read".to_owned());
+        }
+    }
+    if !hot && let Some(why) = ends_early(file, &header, &first, wal) {
+        return Condition::Off(why);
+    }
+    let replayed = match wal.verdict() {
+        LogVerdict::Clean { frames, .. } | LogVerdict::TornTail { frames, .. } => frames,
+        // Only its last transaction is damaged, and a cut explains that.
+        LogVerdict::Damaged(d) => d.frames,
+        LogVerdict::Absent | LogVerdict::Empty | LogVerdict::Unreadable => 0,
+    };
+    if replayed > 0 {
+        Condition::Replayable(format!("{replayed} frames of its log are to be replayed"))
+    } else if hot {
+        Condition::Replayable("a transaction is to be rolled back".to_owned())
+    } else {
+        Condition::Clean
+    }
+}
+
+/// Does it begin as text does? No page of a database is without a control byte.
+fn is_text(file: &FileBytes) -> bool {
+    let mut start = [0u8; 512];
+    let Ok(n) = file.read_at(&mut start, 0) else {
+        return false;
+    };
+    let is_text = |b: &u8| matches!(b, b'\t' | b'\n' | b'\r' | 0x20..=0x7e | 0x80..);
+    start[..n].iter().all(is_text)
+}
+
+/// What is wrong with the log that a cut does not explain.
+fn log_fault(wal: &Wal, page_size: usize, cut: bool) -> Option<String> {
+    if wal.page_size().is_some_and(|size| size != page_size) {
+        return Some("its log has pages of another size".to_owned());
+    }
+    match wal.verdict() {
+        LogVerdict::Absent | LogVerdict::Empty | LogVerdict::Clean { .. } => None,
+        LogVerdict::TornTail {
+            commit_in_doubt, ..
+        } => (commit_in_doubt && !cut).then(|| {
+            "the last commit of its log is damaged, and no power cut explains that".to_owned()
+        }),
+        LogVerdict::Damaged(d) if d.only_last && cut => None,
+        LogVerdict::Damaged(d) => {
+            let header = match d.header {
+                HeaderState::Intact => "",
+                HeaderState::Mended(_) | HeaderState::Rebuilt(_) => "the header of its log and ",
+            };
+            let bad = d.frames_damaged + d.frames_unproven + d.frames_mended;
+            Some(format!(
+                "{header}{bad} of the log's {} frames are damaged; SQLite would keep {} of {} \
+                 transactions",
+                d.frames, d.kept_by_sqlite, d.transactions
+            ))
+        }
+        LogVerdict::Unreadable => Some("its log cannot be read".to_owned()),
+    }
+}
+
+/// Are pages missing at its end that the log does not hold?
+fn ends_early(file: &FileBytes, header: &Header, first: &[u8; 100], wal: &Wal) -> Option<String> {
+    let whole = u32::try_from(file.len() / header.page_size as u64).unwrap_or(u32::MAX);
+    // The header's count is true only where the change counter says so; see the file format, 1.3.7.
+    let counted = first[24..28] == first[92..96];
+    let kept = wal.kept_by_sqlite();
+    let needed = match kept.checked_sub(1).and_then(|t| wal.size_after(t)) {
+        Some(pages) => pages,
+        None if counted => header.pages,
+        None => return None,
+    };
+    if needed <= whole {
+        return None;
+    }
+    let mut held: Vec<u32> = wal
+        .frames()
+        .filter(|f| f.transaction.is_some_and(|t| t < kept))
+        .map(|f| f.page)
+        .filter(|page| (whole + 1..=needed).contains(page))
+        .collect();
+    held.sort_unstable();
+    held.dedup();
+    let missing = u64::from(needed - whole) - held.len() as u64;
+    (missing > 0).then(|| format!("it ends early: {missing} of its {needed} pages are missing"))
+}

@@ -1,0 +1,29 @@
+//! Brings back what a database's files still hold, and says what they do not.
+//!
+//! It promises that nothing recoverable is destroyed and nothing lost is hidden: files are read
+//! as bytes, repairs are made on copies, and a row that was never written is never made up. It
+//! must never open a suspect database in place.
+
+pub mod candidates;
+mod error;
+mod evidence;
+mod files;
+mod hold;
+mod look;
+mod missing;
+pub mod pages;
+mod recover;
+mod report;
+mod rows;
+mod site;
+mod source;
+mod swap;
+pub mod wal;
+
+pub use error::RecoveryError;
+pub use evidence::{Evidence, How, KeptFile, Manifest};
+pub use hold::{Hold, HoldError};
+pub use recover::{Acknowledged, Request, Way, recover};
+pub use report::{Missing, Report, StepTaken, TableKept, Verdict};
+pub use site::Site;
+pub use source::{Bytes, FileBytes, Pages, Version};

@@ -1,0 +1,473 @@
+//! From damaged files to a database that serves, in the order that destroys nothing.
+//!
+//! It promises that evidence is durable before the first repair, that a repair is made on a copy
+//! and takes the place of the damaged files in one journalled swap, and that the report says what
+//! was kept and what is known to be lost. After a cut at any instant the next call finishes or
+//! begins again, and ends with the same rows.
+
+use std::path::{Path, PathBuf};
+
+use crate::clock::Mono;
+
+use super::candidates::{Candidate, Chosen, Class, FromLog, choose};
+use super::evidence::{Evidence, prune};
+use super::files::free_bytes;
+use super::hold::Hold;
+use super::look::{Condition, Looked, look};
+use super::missing::missing;
+use super::pages::{Expected, FromPages, JournalState, RolledBack};
+use super::report::{Report, StepTaken, TableKept, Verdict};
+use super::rows::{RollBack, RowSalvage};
+use super::source::Bytes;
+use super::swap::{self, Resumed};
+use super::wal::Overlay;
+use super::{RecoveryError, Site};
+
+/// Room that is left free beside what is written.
+const SPARE: u64 = 1 << 20;
+/// The report's place in the evidence.
+const REPORT: &str = "report.json";
+
+/// What the recovered database is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    /// It takes the damaged one's place.
+    InPlace,
+    /// It is written here, where there must be nothing; the damaged one stays as it is.
+    Copy(PathBuf),
+    /// It is only judged; this is where it is made, and removed again.
+    Look(PathBuf),
+}
+
+/// Ids that were acknowledged, as noted outside the database: at least these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// Of which store that is; what is noted of another one says nothing.
+    pub epoch: u64,
+    /// The lowest id that is still kept.
+    pub lowest: i64,
+    /// The highest id that was acknowledged.
+    pub upto: i64,
+}
+
+/// A database to recover.
+pub struct Request<'a> {
+    /// Its path; not a link.
+    pub database: &'a Path,
+    /// Where the result goes.
+    pub way: Way,
+    /// Tables that are looked for where the schema is lost.
+    pub tables: &'a [Expected<'a>],
+    /// Why it is taken to be damaged although its files look well.
+    pub suspicion: Option<&'a str>,
+    /// All of it is checked although its files look well.
+    pub thorough: bool,
+    /// Power was cut since it was written: a last commit that is not whole is no damage.
+    pub cut: bool,
+    /// Where nothing can be read the files are put aside, for a new database.
+    pub may_be_fresh: bool,
+    /// What is known of the ids in its table `readings`.
+    pub acknowledged: Option<Acknowledged>,
+    /// Told what is done next.
+    pub say: &'a dyn Fn(&str),
+    /// Told why, before the first thing that changes anything.
+    pub begins: &'a dyn Fn(&str),
+}
+
+impl std::fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Request")
+            .field("database", &self.database)
+            .field("way", &self.way)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Looks at a database, and recovers it where anything is off.
+pub fn recover(request: &Request<'_>, site: &Site<'_>) -> Result<Report, RecoveryError> {
+    let mut run = Run {
+        request,
+        site,
+        began: site.clock.mono(),
+        since: site.clock.mono(),
+        steps: Vec::new(),
+    };
+    run.run()
+}
+
+struct Run<'a> {
+    request: &'a Request<'a>,
+    site: &'a Site<'a>,
+    began: Mono,
+    since: Mono,
+    steps: Vec<StepTaken>,
+}
+
+impl Run<'_> {
+    fn run(&mut self) -> Result<Report, RecoveryError> {
+        let database = self.request.database;
+        let in_place = self.request.way == Way::InPlace;
+        // Whoever only reads a sound database is left alone.
+        let mut hold = None;
+        if in_place && swap::is_unfinished(database) {
+            hold = Some(Hold::take(database)?);
+        }
+        let mut evidence = if in_place { self.resume()? } else { None };
+        let (mut looked, mut found) = self.look(evidence.as_ref())?;
+        let build = self.request.thorough || matches!(self.request.way, Way::Copy(_));
+        if found.is_none() && !build && evidence.is_none() {
+            return Ok(self.as_it_is(&looked));
+        }
+        if hold.is_none() {
+            hold = Some(Hold::take(database)?);
+            // Now nobody writes between the look and the repair.
+            (looked, found) = self.look(evidence.as_ref())?;
+            if found.is_none() && !build && evidence.is_none() {
+                return Ok(self.as_it_is(&looked));
+            }
+        }
+        // What is off is copied or moved away before anything else is done.
+        if in_place
+            && evidence.is_none()
+            && let Some(why) = &found
+        {
+            (self.request.begins)(why);
+            evidence = Some(self.keep(&looked, why)?);
+        }
+        let done = self.repair(looked, found, evidence);
+        drop(hold);
+        done
+    }
+
+    /// Looks at the files where they are now; what is off, if anything.
+    fn look(
+        &mut self,
+        evidence: Option<&Evidence>,
+    ) -> Result<(Looked, Option<String>), RecoveryError> {
+        let database = self.request.database;
+        let at = evidence.map_or_else(|| database.to_owned(), Evidence::database);
+        let looked = look(&at, self.request.cut)?;
+        let found = match (&looked.condition, self.request.suspicion) {
+            (Condition::Nothing, _) if evidence.is_none() => {
+                return Err(RecoveryError::Nothing(database.to_owned()));
+            }
+            (Condition::Alien, _) => return Err(RecoveryError::Alien(database.to_owned())),
+            (Condition::Off(why), _) => Some(why.clone()),
+            (_, Some(why)) => Some(why.to_owned()),
+            (Condition::Nothing | Condition::Clean | Condition::Replayable(_), None) => None,
+        };
+        self.took(&format!("looked at {} bytes", looked.bytes));
+        Ok((looked, found))
+    }
+
+    /// Builds the best that can be made of the files and puts it where it is wanted.
+    fn repair(
+        &mut self,
+        looked: Looked,
+        found: Option<String>,
+        mut evidence: Option<Evidence>,
+    ) -> Result<Report, RecoveryError> {
+        let (request, site) = (self.request, self.site);
+        let moved = evidence
+            .as_ref()
+            .is_some_and(|e| e.manifest.how == super::How::Moved && !request.database.exists());
+        // Read from where the files are now.
+        let looked = match &evidence {
+            Some(e) if moved => look(&e.database(), request.cut)?,
+            Some(_) | None => looked,
+        };
+        let out = match &request.way {
+            Way::InPlace => swap::staged(request.database),
+            Way::Copy(to) => to.clone(),
+            Way::Look(dir) => dir.join("candidate"),
+        };
+        (request.say)("building what can be read");
+        let chosen = self.choose(&looked, &out)?;
+        let best = chosen.best.map(|b| &chosen.judged[b]);
+        let sound = best.is_some_and(super::candidates::Judged::is_sound);
+        let rows = best.map_or(0, |b| b.opinion.rows());
+        let whole = best.is_some_and(|b| {
+            b.traits.class == Class::Whole && !b.opinion.reindexed && b.is_sound()
+        });
+        self.took(&told(&chosen));
+        // The files looked well, and all that is in them is well.
+        if found.is_none() && whole {
+            if !matches!(request.way, Way::Copy(_)) {
+                site.medium_of(&out)?.remove(&out)?;
+            }
+            let mut report = self.as_it_is(&looked);
+            report.kept_rows = Some(rows);
+            report.tables = best.map(tables).unwrap_or_default();
+            if let Way::Copy(to) = &request.way {
+                report.output = Some(to.clone());
+            }
+            return Ok(report);
+        }
+        let found = found.unwrap_or_else(|| {
+            let fault = best.and_then(|b| b.opinion.faults.first().cloned());
+            match (fault, best.is_some_and(|b| b.opinion.reindexed)) {
+                (Some(fault), _) => format!("SQLite's integrity check says: {fault}"),
+                (None, true) => "its indexes disagree with their tables".to_owned(),
+                (None, false) => "not all of it can be read".to_owned(),
+            }
+        });
+        let verdict = match (sound, rows) {
+            (true, 1..) => Verdict::Salvaged,
+            (true, 0) if !request.may_be_fresh => Verdict::Salvaged,
+            _ if request.may_be_fresh => Verdict::Fresh,
+            _ => Verdict::Unrecoverable,
+        };
+        let mut report = self.report(&looked, verdict, found.clone());
+        if verdict == Verdict::Salvaged {
+            report.kept_rows = Some(rows);
+            report.tables = best.map(tables).unwrap_or_default();
+            report.missing = missing(&out, request.acknowledged)?;
+            report.lost_rows_known = report.missing.iter().map(|m| m.rows()).sum();
+            if best.is_some_and(|b| b.traits.class == Class::Earlier) {
+                let through = u64::from(best.map_or(0, |b| b.traits.through));
+                let all = looked.wal.transactions().len() as u64;
+                (report.kept_transactions, report.lost_transactions) = (through, all - through);
+            }
+        }
+        match (&request.way, verdict) {
+            (Way::Look(_), _) => site.medium_of(&out)?.remove(&out)?,
+            (Way::Copy(to), Verdict::Salvaged) => report.output = Some(to.clone()),
+            (Way::Copy(to), _) => site.medium_of(to)?.remove(to)?,
+            (Way::InPlace, Verdict::Unrecoverable) => {
+                site.medium.remove(&out)?;
+                if let Some(e) = evidence.as_ref().filter(|_| moved) {
+                    swap::put_back(request.database, &e.dir, site.medium)?;
+                    self.took("put the files back as they were");
+                }
+            }
+            (Way::InPlace, _) => {
+                let kept = match evidence.take() {
+                    Some(kept) => kept,
+                    None => {
+                        (request.begins)(&found);
+                        self.keep(&looked, &found)?
+                    }
+                };
+                if verdict == Verdict::Fresh {
+                    site.medium.remove(&out)?;
+                    swap::clear(request.database, &kept, site)?;
+                    self.took("made room for a new database");
+                } else {
+                    swap::swap(request.database, &kept, site)?;
+                    self.took("put the recovered database in place");
+                }
+                report.evidence = Some(kept.dir.clone());
+                evidence = Some(kept);
+            }
+        }
+        self.finish(report, evidence)
+    }
+
+    /// The report goes beside the evidence; old evidence goes.
+    fn finish(
+        &mut self,
+        mut report: Report,
+        evidence: Option<Evidence>,
+    ) -> Result<Report, RecoveryError> {
+        if let Some(e) = &evidence {
+            report.evidence = Some(e.dir.clone());
+        }
+        report.steps = std::mem::take(&mut self.steps);
+        report.took_ms = ms(self.site.clock.mono().since(self.began));
+        if let Some(e) = &evidence {
+            let text = serde_json::to_vec_pretty(&report)
+                .map_err(|e| RecoveryError::io("write", Path::new(REPORT))(e.into()))?;
+            self.site.medium.replace(&e.dir.join(REPORT), &text)?;
+            prune(
+                self.site.evidence,
+                self.site.evidence_max,
+                &e.dir,
+                self.site.medium,
+            )?;
+        }
+        Ok(report)
+    }
+
+    /// Finishes what a cut interrupted; the evidence where the damaged files lie there now.
+    fn resume(&mut self) -> Result<Option<Evidence>, RecoveryError> {
+        let kept = match swap::resume(self.request.database, self.site.medium)? {
+            Resumed::Nothing => return Ok(None),
+            Resumed::Swapped(dir) => {
+                self.took(&format!(
+                    "finished a swap that was interrupted; its evidence is {}",
+                    dir.display()
+                ));
+                return Ok(None);
+            }
+            Resumed::CalledOff(dir) => {
+                self.took(&format!(
+                    "called off a swap that was interrupted: the database was written since; the \
+                     evidence is {}",
+                    dir.display()
+                ));
+                return Ok(None);
+            }
+            Resumed::InEvidence(dir) => Evidence::read(&dir)?,
+        };
+        self.took("went on with a recovery that was interrupted");
+        Ok(Some(kept))
+    }
+
+    /// Copies the files as evidence, or moves them where there is no room for two.
+    fn keep(&mut self, looked: &Looked, why: &str) -> Result<Evidence, RecoveryError> {
+        let (database, site) = (self.request.database, self.site);
+        (self.request.say)("keeping the damaged files as evidence");
+        let folder = database.parent().unwrap_or(Path::new("/"));
+        let free = free_bytes(folder).map_err(RecoveryError::io("ask for free room in", folder))?;
+        let needed = needed(looked);
+        if free >= looked.bytes.saturating_add(needed) {
+            let kept = Evidence::copy(database, why, site)?;
+            self.took(&format!("copied the files to {}", kept.dir.display()));
+            return Ok(kept);
+        }
+        if free < needed {
+            return Err(RecoveryError::NoRoom {
+                path: database.to_owned(),
+                needed,
+                free,
+            });
+        }
+        let kept = Evidence::for_moving(database, why, site)?;
+        swap::move_away(database, &kept, site)?;
+        self.took(&format!(
+            "moved the files to {}: there is no room for a copy of them",
+            kept.dir.display()
+        ));
+        Ok(kept)
+    }
+
+    fn choose(&self, looked: &Looked, out: &Path) -> Result<Chosen, RecoveryError> {
+        let place = self.site.medium_of(out)?;
+        let work = super::candidates::Work {
+            medium: &place,
+            ..self.site.work(&|_, _| {})
+        };
+        let tables = self.request.tables;
+        let database = looked.database.as_ref().map(|f| f as &dyn Bytes);
+        if let (Some(file), Some((log, journal))) = (&looked.database, &looked.journal)
+            && journal.state() != JournalState::Idle
+        {
+            let back = RolledBack::new(file, log, journal)
+                .map_err(RecoveryError::io("read", self.request.database))?;
+            let whole = journal.state() == JournalState::Hot;
+            return choose(
+                out,
+                &mut [
+                    Box::new(RollBack::new(&back, whole)),
+                    Box::new(RowSalvage::new(FromPages::new(&back, tables, 0), false)),
+                ],
+                &work,
+            );
+        }
+        let log = looked.log.as_ref().map(|f| f as &dyn Bytes);
+        let overlay = Overlay::new(database, log, &looked.wal, looked.page_size);
+        let through = u32::try_from(looked.wal.transactions().len()).unwrap_or(u32::MAX);
+        let mut candidates: Vec<Box<dyn Candidate + '_>> = Vec::new();
+        for one in FromLog::all(overlay) {
+            candidates.push(Box::new(one));
+        }
+        let rows = FromPages::new(&overlay, tables, through);
+        let rows = RowSalvage::new(rows, looked.is_logged());
+        candidates.push(Box::new(rows));
+        choose(out, &mut candidates, &work)
+    }
+
+    fn as_it_is(&mut self, looked: &Looked) -> Report {
+        let (verdict, found) = match &looked.condition {
+            Condition::Replayable(what) => (Verdict::Replayed, what.clone()),
+            Condition::Nothing | Condition::Clean | Condition::Off(_) | Condition::Alien => {
+                (Verdict::Clean, "nothing is off".to_owned())
+            }
+        };
+        let mut report = self.report(looked, verdict, found);
+        report.steps = std::mem::take(&mut self.steps);
+        report.took_ms = ms(self.site.clock.mono().since(self.began));
+        report
+    }
+
+    fn report(&self, looked: &Looked, verdict: Verdict, found: String) -> Report {
+        let wal = &looked.wal;
+        let committed = || wal.frames().filter(|f| f.transaction.is_some());
+        let damaged = committed().filter(|f| f.state.is_damaged()).count() as u64;
+        let torn = wal.transactions().iter().filter(|t| t.damaged > 0).count() as u64;
+        Report {
+            database: self.request.database.to_owned(),
+            verdict,
+            found,
+            kept_frames: committed().count() as u64 - damaged,
+            lost_frames: damaged,
+            kept_transactions: wal.transactions().len() as u64 - torn,
+            lost_transactions: torn,
+            kept_rows: None,
+            lost_rows_known: 0,
+            missing: Vec::new(),
+            tables: Vec::new(),
+            evidence: None,
+            output: None,
+            steps: Vec::new(),
+            took_ms: 0.0,
+        }
+    }
+
+    /// Notes a step that ends now.
+    fn took(&mut self, what: &str) {
+        let now = self.site.clock.mono();
+        self.steps.push(StepTaken {
+            what: what.to_owned(),
+            took_ms: ms(now.since(self.since)),
+        });
+        self.since = now;
+    }
+}
+
+/// Room that the repaired database needs at most.
+fn needed(looked: &Looked) -> u64 {
+    let database = looked.database.as_ref().map_or(0, Bytes::len);
+    let log = looked.log.as_ref().map_or(0, Bytes::len);
+    database + log + SPARE
+}
+
+/// The candidates in a line.
+fn told(chosen: &Chosen) -> String {
+    let each: Vec<_> = chosen
+        .judged
+        .iter()
+        .enumerate()
+        .map(|(n, j)| {
+            let best = if Some(n) == chosen.best {
+                " (taken)"
+            } else {
+                ""
+            };
+            let sound = match (j.is_sound(), j.opinion.reindexed) {
+                (true, false) => "sound",
+                (true, true) => "sound after REINDEX",
+                (false, _) => "faulty",
+            };
+            format!("{}: {} rows, {sound}{best}", j.name, j.opinion.rows())
+        })
+        .collect();
+    format!("built {}", each.join("; "))
+}
+
+fn tables(judged: &super::candidates::Judged) -> Vec<TableKept> {
+    let all = judged.opinion.tables.iter();
+    all.map(|(name, rows)| TableKept {
+        name: name.clone(),
+        rows: *rows,
+    })
+    .collect()
+}
+
+fn ms(d: std::time::Duration) -> f64 {
+    d.as_secs_f64() * 1000.0
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the tests plant damaged files")]
+mod tests;

@@ -1,0 +1,298 @@
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::durable::{Gate, Medium};
+use crate::recovery::files::companion;
+use crate::recovery::{HoldError, How};
+
+const READINGS: &str = "CREATE TABLE readings(id INTEGER PRIMARY KEY, sensor_name TEXT NOT NULL,
+    timestamp NOT NULL, value REAL NOT NULL, unit TEXT, metadata TEXT)";
+
+/// A store whose rows from `in_log` on are only in its log, and the time that passes over it.
+struct World {
+    home: tempfile::TempDir,
+    gate: Arc<Gate>,
+    stop: Arc<AtomicBool>,
+    clock: ManualClock,
+    evidence: PathBuf,
+}
+
+impl World {
+    fn with_rows(in_database: i64, in_log: i64) -> Self {
+        let home = tempfile::tempdir().expect("temp dir");
+        let conn = Connection::open(home.path().join("a.db")).expect("open");
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+            .expect("config");
+        conn.execute_batch(&format!(
+            "PRAGMA page_size = 1024; PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0;
+             PRAGMA synchronous = OFF; {READINGS}"
+        ))
+        .expect("tables");
+        let put = |from: i64, to: i64| {
+            for id in from..to {
+                conn.execute(
+                    "INSERT INTO readings VALUES(?1, 'boiler-' || (?1 % 7), ?1 * 1000, ?1 / 8.0, 'C', NULL)",
+                    [id],
+                )
+                .expect("insert");
+            }
+        };
+        put(1, in_database + 1);
+        conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .expect("checkpoint");
+        put(in_database + 1, in_database + in_log + 1);
+        drop(conn);
+        let evidence = home.path().join("evidence");
+        Self {
+            home,
+            gate: Arc::new(Gate::new()),
+            stop: Arc::default(),
+            clock: ManualClock::new(),
+            evidence,
+        }
+    }
+
+    fn db(&self) -> PathBuf {
+        self.home.path().join("a.db")
+    }
+
+    fn strike(&self, suffix: &str, damage: impl FnOnce(&mut Vec<u8>)) {
+        let path = companion(&self.db(), suffix);
+        let mut bytes = fs::read(&path).expect("read");
+        damage(&mut bytes);
+        fs::write(&path, bytes).expect("write");
+    }
+
+    /// Half of the log's header and the frames behind it: random bytes, always the same.
+    fn strike_the_log(&self) {
+        self.strike("-wal", |bytes| {
+            let mut x = 0x9e37_79b9_7f4a_7c15_u64;
+            for byte in &mut bytes[..512] {
+                x = x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+                *byte = x.to_be_bytes()[0];
+            }
+        });
+    }
+
+    fn files(&self) -> Vec<(&'static str, Option<Vec<u8>>)> {
+        ["", "-wal", "-shm", "-journal"]
+            .map(|s| (s, fs::read(companion(&self.db(), s)).ok()))
+            .into()
+    }
+
+    fn site<'a>(&'a self, medium: &'a Medium) -> Site<'a> {
+        Site {
+            medium,
+            gate: &self.gate,
+            stop: &self.stop,
+            clock: &self.clock,
+            evidence: &self.evidence,
+            evidence_max: 1 << 30,
+        }
+    }
+
+    fn try_recover(&self, medium: &Medium, way: Way) -> Result<Report, RecoveryError> {
+        let request = Request {
+            database: &self.db(),
+            way,
+            tables: &[Expected::of(READINGS)],
+            suspicion: None,
+            thorough: true,
+            cut: false,
+            may_be_fresh: false,
+            acknowledged: None,
+            say: &|_| {},
+            begins: &|_| {},
+        };
+        recover(&request, &self.site(medium))
+    }
+
+    fn recover(&self, way: Way) -> Report {
+        let medium = Medium::open(self.home.path()).expect("medium");
+        self.try_recover(&medium, way).expect("recover")
+    }
+}
+
+fn ids(database: &Path) -> BTreeSet<i64> {
+    let conn = Connection::open(database).expect("open");
+    let check: String = conn
+        .query_row("PRAGMA integrity_check", [], |r| r.get(0))
+        .expect("check");
+    assert_eq!(check, "ok");
+    let mut all = conn
+        .prepare("SELECT id FROM readings WHERE value = id / 8.0 AND timestamp = id * 1000")
+        .expect("prepare");
+    let ids = all.query_map([], |r| r.get(0)).expect("query");
+    ids.collect::<Result<_, _>>().expect("rows")
+}
+
+#[test]
+fn the_start_of_the_log_is_random_and_nearly_all_rows_come_back() {
+    let world = World::with_rows(0, 1000);
+    let schema_in_database = ids(&{
+        let copy = world.home.path().join("untouched.db");
+        for (suffix, bytes) in world.files() {
+            if let Some(bytes) = bytes {
+                fs::write(companion(&copy, suffix), bytes).expect("copy");
+            }
+        }
+        copy
+    });
+    assert_eq!(
+        schema_in_database.len(),
+        1000,
+        "SQLite sees all of them before"
+    );
+    world.strike_the_log();
+    let damaged = world.files();
+    let report = world.recover(Way::InPlace);
+    assert_eq!(report.verdict, Verdict::Salvaged, "{report}");
+    let back = ids(&world.db());
+    assert!(back.len() >= 990, "{} rows: {report}", back.len());
+    assert!(back.iter().all(|id| (1..=1000).contains(id)));
+    // Byte for byte as they were found.
+    let dir = report.evidence.expect("evidence");
+    for (suffix, bytes) in damaged {
+        let kept = fs::read(companion(&dir.join("a.db"), suffix)).ok();
+        assert_eq!(kept, bytes, "evidence of a.db{suffix}");
+    }
+    assert!(dir.join("report.json").exists());
+    assert!(!companion(&world.db(), "-recovered").exists());
+}
+
+#[test]
+fn a_sound_database_is_not_touched() {
+    let world = World::with_rows(300, 100);
+    let before = world.files();
+    let report = world.recover(Way::InPlace);
+    assert_eq!(report.verdict, Verdict::Replayed, "{report:?}");
+    assert_eq!(report.kept_rows, Some(400));
+    assert_eq!(world.files(), before);
+    assert!(!world.evidence.exists());
+}
+
+#[test]
+fn a_log_without_its_database_gives_its_rows() {
+    let world = World::with_rows(0, 200);
+    fs::remove_file(world.db()).expect("remove");
+    let report = world.recover(Way::InPlace);
+    assert_eq!(report.verdict, Verdict::Salvaged, "{report:?}");
+    assert_eq!(ids(&world.db()).len(), 200, "{report:?}");
+}
+
+#[test]
+fn a_dry_run_and_a_copy_change_nothing() {
+    let world = World::with_rows(200, 200);
+    world.strike_the_log();
+    let before = world.files();
+    let scratch = tempfile::tempdir().expect("temp dir");
+    let dry = world.recover(Way::Look(scratch.path().to_owned()));
+    assert_eq!(dry.verdict, Verdict::Salvaged);
+    assert_eq!(fs::read_dir(scratch.path()).expect("list").count(), 0);
+    let copy = scratch.path().join("copy.db");
+    let report = world.recover(Way::Copy(copy.clone()));
+    assert_eq!(report.output.as_ref(), Some(&copy));
+    assert!(ids(&copy).len() >= 390, "{report:?}");
+    assert_eq!(world.files(), before);
+    assert!(!world.evidence.exists());
+}
+
+#[test]
+fn a_database_that_is_open_is_refused() {
+    let world = World::with_rows(10, 10);
+    world.strike("-wal", |bytes| bytes[100] ^= 1);
+    let conn = Connection::open(world.db()).expect("open");
+    conn.query_row("SELECT count(*) FROM readings", [], |r| r.get::<_, i64>(0))
+        .expect("read");
+    let medium = Medium::open(world.home.path()).expect("medium");
+    let e = world.try_recover(&medium, Way::InPlace).expect_err("open");
+    assert!(
+        matches!(e, RecoveryError::Held(HoldError::InUse { .. })),
+        "{e}"
+    );
+    assert!(!world.evidence.exists());
+}
+
+#[test]
+fn a_cut_at_any_step_and_recovery_again_end_with_the_same_rows() {
+    let whole = {
+        let world = World::with_rows(150, 150);
+        world.strike_the_log();
+        world.recover(Way::InPlace);
+        ids(&world.db())
+    };
+    assert!(whole.len() > 280, "{}", whole.len());
+    let mut cuts = 0;
+    for cut in 0.. {
+        let world = World::with_rows(150, 150);
+        world.strike_the_log();
+        let medium = Medium::open(world.home.path()).expect("medium");
+        medium.cut_after(cut);
+        let done = world.try_recover(&medium, Way::InPlace).is_ok();
+        world.recover(Way::InPlace);
+        assert_eq!(ids(&world.db()), whole, "cut {cut}");
+        cuts += 1;
+        if done {
+            break;
+        }
+    }
+    assert!(cuts > 15, "{cuts} steps");
+}
+
+#[test]
+fn ids_that_were_acknowledged_and_are_gone_are_named() {
+    let world = World::with_rows(0, 50);
+    let medium = Medium::open(world.home.path()).expect("medium");
+    world.strike_the_log();
+    let request = Request {
+        database: &world.db(),
+        way: Way::InPlace,
+        tables: &[Expected::of(READINGS)],
+        suspicion: None,
+        thorough: false,
+        cut: false,
+        may_be_fresh: true,
+        acknowledged: Some(Acknowledged {
+            epoch: 7,
+            lowest: 1,
+            upto: 53,
+        }),
+        say: &|_| {},
+        begins: &|_| {},
+    };
+    let report = recover(&request, &world.site(&medium)).expect("recover");
+    let back = ids(&world.db());
+    let lost = 53 - back.len() as u64;
+    assert_eq!(report.lost_rows_known, lost, "{report:?}");
+    assert_eq!(report.missing.last().map(|m| m.last), Some(53));
+    assert!(
+        report.to_string().contains("readings are missing"),
+        "{report}"
+    );
+}
+
+#[test]
+fn where_a_copy_does_not_fit_the_files_are_moved() {
+    let world = World::with_rows(50, 50);
+    let medium = Medium::open(world.home.path()).expect("medium");
+    world.strike_the_log();
+    let site = world.site(&medium);
+    // What `keep` does when the copy does not fit, and a cut behind it.
+    let kept = Evidence::for_moving(&world.db(), "test", &site).expect("evidence");
+    swap::move_away(&world.db(), &kept, &site).expect("move");
+    assert!(!world.db().exists());
+    let report = world.recover(Way::InPlace);
+    assert_eq!(report.verdict, Verdict::Salvaged, "{report:?}");
+    assert!(ids(&world.db()).len() > 90, "{report:?}");
+    let evidence = Evidence::read(&report.evidence.expect("evidence")).expect("read");
+    assert_eq!(evidence.manifest.how, How::Moved);
+    assert!(evidence.database().exists());
+}

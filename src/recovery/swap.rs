@@ -1,0 +1,507 @@
+//! The exchange of a damaged database for what was made of it.
+//!
+//! It promises that after a cut at any instant either the damaged files are all there (in their
+//! place, or in the evidence that the journal names), or the new database stands alone in their
+//! place; and that no companion of the old database is ever left beside the new one, where SQLite
+//! would replay it. The journal is `NAME-recovery` beside the database. What somebody else wrote
+//! after a cut is never overwritten.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::durable::Medium;
+
+use super::RecoveryError;
+use super::evidence::Evidence;
+use super::files::{ALL, companion};
+use super::site::Site;
+
+/// Version of the journal.
+const VERSION: u32 = 1;
+
+/// The journal's place.
+pub(super) fn journal(database: &Path) -> PathBuf {
+    companion(database, "-recovery")
+}
+
+/// Where the new database is made.
+pub(super) fn staged(database: &Path) -> PathBuf {
+    companion(database, "-recovered")
+}
+
+/// A file, told apart from what may stand in its place later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified_s: i64,
+    modified_ns: i64,
+}
+
+impl Identity {
+    fn of(path: &Path) -> io::Result<Option<Self>> {
+        match fs::symlink_metadata(path) {
+            Ok(m) => Ok(Some(Self {
+                device: m.dev(),
+                inode: m.ino(),
+                bytes: m.len(),
+                modified_s: m.mtime(),
+                modified_ns: m.mtime_nsec(),
+            })),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "step")]
+enum Step {
+    /// The files are being renamed into the evidence.
+    Moving { evidence: PathBuf },
+    /// They are there; their place is empty.
+    Moved { evidence: PathBuf },
+    /// The new database is whole and takes the place of `old`.
+    Swapping {
+        evidence: PathBuf,
+        old: Option<Identity>,
+        new: Identity,
+    },
+    /// The files are being removed; they are in the evidence.
+    Clearing {
+        evidence: PathBuf,
+        old: Option<Identity>,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry {
+    version: u32,
+    #[serde(flatten)]
+    step: Step,
+}
+
+/// How an unfinished recovery stood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Resumed {
+    /// There was none.
+    Nothing,
+    /// The swap was finished: the new database is in place.
+    Swapped(PathBuf),
+    /// The damaged files lie in this evidence and nothing is in their place.
+    InEvidence(PathBuf),
+    /// Somebody wrote to the database after the cut, so the swap was called off.
+    CalledOff(PathBuf),
+}
+
+/// Moves the database and its companions into `evidence`. After a cut [`resume`] goes on.
+pub(super) fn move_away(
+    database: &Path,
+    evidence: &Evidence,
+    site: &Site<'_>,
+) -> Result<(), RecoveryError> {
+    let evidence = evidence.dir.clone();
+    write(
+        database,
+        Step::Moving {
+            evidence: evidence.clone(),
+        },
+        site.medium,
+    )?;
+    finish_moving(database, &evidence, site.medium)
+}
+
+/// Puts the staged database in the place of the damaged one.
+pub(super) fn swap(
+    database: &Path,
+    evidence: &Evidence,
+    site: &Site<'_>,
+) -> Result<(), RecoveryError> {
+    let new = staged(database);
+    let identity = |path: &Path| Identity::of(path).map_err(|e| cannot("look at", path, e));
+    let step = Step::Swapping {
+        evidence: evidence.dir.clone(),
+        old: identity(database)?,
+        new: identity(&new)?
+            .ok_or_else(|| cannot("look at", &new, io::Error::from(io::ErrorKind::NotFound)))?,
+    };
+    write(database, step, site.medium)?;
+    finish_swap(database, site.medium)
+}
+
+/// Nothing can be made of the damaged files: their place is emptied for a new database.
+pub(super) fn clear(
+    database: &Path,
+    evidence: &Evidence,
+    site: &Site<'_>,
+) -> Result<(), RecoveryError> {
+    let old = Identity::of(database).map_err(|e| cannot("look at", database, e))?;
+    let step = Step::Clearing {
+        evidence: evidence.dir.clone(),
+        old,
+    };
+    write(database, step, site.medium)?;
+    finish_clearing(database, site.medium)
+}
+
+fn finish_clearing(database: &Path, medium: &Medium) -> Result<(), RecoveryError> {
+    for suffix in ALL {
+        medium.remove(&companion(database, suffix))?;
+    }
+    Ok(medium.remove(&journal(database))?)
+}
+
+/// Did a cut interrupt something?
+pub(super) fn is_unfinished(database: &Path) -> bool {
+    journal(database).exists() || staged(database).exists()
+}
+
+/// Finishes what a cut interrupted.
+pub(super) fn resume(database: &Path, medium: &Medium) -> Result<Resumed, RecoveryError> {
+    let path = journal(database);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            // A staged file without its journal is half made.
+            medium.remove(&staged(database))?;
+            return Ok(Resumed::Nothing);
+        }
+        Err(e) => return Err(cannot("read", &path, e)),
+    };
+    let entry: Entry = serde_json::from_slice(&text)
+        .map_err(|e| cannot("understand", &path, io::Error::other(e)))?;
+    if entry.version != VERSION {
+        let e = io::Error::other("a newer holdup wrote it: finish with that one");
+        return Err(cannot("understand", &path, e));
+    }
+    match entry.step {
+        Step::Moving { evidence } => {
+            finish_moving(database, &evidence, medium)?;
+            Ok(Resumed::InEvidence(evidence))
+        }
+        Step::Moved { evidence } => {
+            medium.remove(&staged(database))?;
+            let name = database.file_name().unwrap_or_default();
+            match (database.exists(), evidence.join(name).exists()) {
+                // It was on its way back.
+                (true, false) => {
+                    put_back(database, &evidence, medium)?;
+                    Ok(Resumed::Nothing)
+                }
+                (true, true) => {
+                    medium.remove(&path)?;
+                    Ok(Resumed::CalledOff(evidence))
+                }
+                (false, _) => Ok(Resumed::InEvidence(evidence)),
+            }
+        }
+        Step::Swapping { evidence, old, new } => {
+            let now = Identity::of(database).map_err(|e| cannot("look at", database, e))?;
+            if now != old && now != Some(new) {
+                medium.remove(&staged(database))?;
+                medium.remove(&path)?;
+                return Ok(Resumed::CalledOff(evidence));
+            }
+            finish_swap(database, medium)?;
+            Ok(Resumed::Swapped(evidence))
+        }
+        Step::Clearing { evidence, old } => {
+            let now = Identity::of(database).map_err(|e| cannot("look at", database, e))?;
+            if now.is_some() && now != old {
+                medium.remove(&path)?;
+                return Ok(Resumed::CalledOff(evidence));
+            }
+            finish_clearing(database, medium)?;
+            Ok(Resumed::Swapped(evidence))
+        }
+    }
+}
+
+/// Nothing could be made of the files that were moved away: back to their place, the database
+/// first, so that no companion ever waits without it.
+pub(super) fn put_back(
+    database: &Path,
+    evidence: &Path,
+    medium: &Medium,
+) -> Result<(), RecoveryError> {
+    for suffix in ALL.iter().rev() {
+        let to = companion(database, suffix);
+        let from = evidence.join(to.file_name().unwrap_or_default());
+        if from.exists() && !to.exists() {
+            medium.rename(&from, &to)?;
+        }
+    }
+    Ok(medium.remove(&journal(database))?)
+}
+
+fn finish_moving(database: &Path, evidence: &Path, medium: &Medium) -> Result<(), RecoveryError> {
+    for suffix in ALL {
+        let from = companion(database, suffix);
+        let to = evidence.join(from.file_name().unwrap_or_default());
+        if from.exists() && !to.exists() {
+            medium.rename(&from, &to)?;
+        }
+    }
+    write(
+        database,
+        Step::Moved {
+            evidence: evidence.to_owned(),
+        },
+        medium,
+    )
+}
+
+fn finish_swap(database: &Path, medium: &Medium) -> Result<(), RecoveryError> {
+    for suffix in ALL {
+        if !suffix.is_empty() {
+            medium.remove(&companion(database, suffix))?;
+        }
+    }
+    let new = staged(database);
+    // After a cut behind the rename there is nothing left to rename.
+    if new.exists() {
+        medium.rename(&new, database)?;
+    }
+    Ok(medium.remove(&journal(database))?)
+}
+
+fn write(database: &Path, step: Step, medium: &Medium) -> Result<(), RecoveryError> {
+    let path = journal(database);
+    let entry = Entry {
+        version: VERSION,
+        step,
+    };
+    let text = serde_json::to_vec(&entry).map_err(|e| cannot("write", &path, e.into()))?;
+    Ok(medium.replace(&path, &text)?)
+}
+
+fn cannot(doing: &'static str, path: &Path, source: io::Error) -> RecoveryError {
+    RecoveryError::Io {
+        doing,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the tests plant files")]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::durable::Gate;
+    use crate::recovery::files::free_bytes;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    struct World {
+        home: tempfile::TempDir,
+        gate: Arc<Gate>,
+        stop: Arc<AtomicBool>,
+        clock: ManualClock,
+        evidence: PathBuf,
+    }
+
+    const OLD: [(&str, &[u8]); 3] = [("", b"damaged"), ("-wal", b"old log"), ("-shm", b"index")];
+
+    impl World {
+        fn new() -> Self {
+            let home = tempfile::tempdir().expect("temp dir");
+            let evidence = home.path().join("evidence");
+            for (suffix, bytes) in OLD {
+                fs::write(companion(&home.path().join("a.db"), suffix), bytes).expect("plant");
+            }
+            Self {
+                home,
+                gate: Arc::new(Gate::new()),
+                stop: Arc::default(),
+                clock: ManualClock::new(),
+                evidence,
+            }
+        }
+
+        fn db(&self) -> PathBuf {
+            self.home.path().join("a.db")
+        }
+
+        fn medium(&self) -> Medium {
+            Medium::open(self.home.path()).expect("medium")
+        }
+
+        fn site<'a>(&'a self, medium: &'a Medium) -> Site<'a> {
+            Site {
+                medium,
+                gate: &self.gate,
+                stop: &self.stop,
+                clock: &self.clock,
+                evidence: &self.evidence,
+                evidence_max: 1 << 20,
+            }
+        }
+
+        fn file(&self, suffix: &str) -> Option<Vec<u8>> {
+            fs::read(companion(&self.db(), suffix)).ok()
+        }
+
+        /// The damaged files, all of them, in one directory.
+        fn are_in(&self, dir: &Path) -> bool {
+            let db = self.db();
+            let name = db.file_name().expect("name");
+            OLD.iter().all(|(suffix, bytes)| {
+                fs::read(companion(&dir.join(name), suffix)).is_ok_and(|b| b == *bytes)
+            })
+        }
+    }
+
+    #[test]
+    fn a_cut_at_any_step_of_the_swap_leaves_the_old_files_or_the_new_one_alone() {
+        let mut outcomes = [0, 0];
+        for cut in 0.. {
+            let world = World::new();
+            let medium = world.medium();
+            let evidence = Evidence::copy(&world.db(), "test", &world.site(&medium)).expect("copy");
+            fs::write(staged(&world.db()), b"new").expect("stage");
+            medium.cut_after(cut);
+            let done = swap(&world.db(), &evidence, &world.site(&medium)).is_ok();
+            let next = world.medium();
+            let resumed = resume(&world.db(), &next).expect("resume");
+            assert!(
+                matches!(resumed, Resumed::Nothing | Resumed::Swapped(_)),
+                "{resumed:?}, cut {cut}"
+            );
+            if world.file("").as_deref() == Some(b"new") {
+                for gone in ["-wal", "-shm", "-journal", "-recovered", "-recovery"] {
+                    assert_eq!(world.file(gone), None, "{gone}, cut {cut}");
+                }
+                outcomes[1] += 1;
+            } else {
+                assert!(!done && world.are_in(world.home.path()), "cut {cut}");
+                outcomes[0] += 1;
+            }
+            assert!(world.are_in(&evidence.dir), "evidence, cut {cut}");
+            assert_eq!(resume(&world.db(), &next).expect("again"), Resumed::Nothing);
+            if done {
+                break;
+            }
+        }
+        assert!(outcomes[0] >= 1 && outcomes[1] >= 6, "{outcomes:?}");
+    }
+
+    #[test]
+    fn a_cut_at_any_step_of_the_move_loses_none_of_the_files() {
+        let mut cuts = 0;
+        for cut in 0.. {
+            let world = World::new();
+            let medium = world.medium();
+            let evidence =
+                Evidence::for_moving(&world.db(), "test", &world.site(&medium)).expect("begin");
+            medium.cut_after(cut);
+            let done = move_away(&world.db(), &evidence, &world.site(&medium)).is_ok();
+            let next = world.medium();
+            match resume(&world.db(), &next).expect("resume") {
+                Resumed::Nothing => assert!(world.are_in(world.home.path()), "cut {cut}"),
+                Resumed::InEvidence(dir) => assert!(world.are_in(&dir), "cut {cut}"),
+                other @ (Resumed::Swapped(_) | Resumed::CalledOff(_)) => {
+                    panic!("{other:?} after cut {cut}")
+                }
+            }
+            cuts += 1;
+            if done {
+                break;
+            }
+        }
+        assert!(cuts > 6, "{cuts}");
+    }
+
+    #[test]
+    fn what_was_moved_goes_back_after_a_cut_on_the_way_back_too() {
+        for cut in 0.. {
+            let world = World::new();
+            let medium = world.medium();
+            let site = world.site(&medium);
+            let evidence = Evidence::for_moving(&world.db(), "test", &site).expect("begin");
+            move_away(&world.db(), &evidence, &site).expect("move");
+            medium.cut_after(cut);
+            let done = put_back(&world.db(), &evidence.dir, &medium).is_ok();
+            match resume(&world.db(), &world.medium()).expect("resume") {
+                Resumed::Nothing => assert!(world.are_in(world.home.path()), "cut {cut}"),
+                Resumed::InEvidence(dir) => assert!(world.are_in(&dir), "cut {cut}"),
+                other @ (Resumed::Swapped(_) | Resumed::CalledOff(_)) => {
+                    panic!("{other:?} after cut {cut}")
+                }
+            }
+            if done {
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn what_somebody_wrote_after_the_cut_is_not_overwritten() {
+        let world = World::new();
+        let medium = world.medium();
+        let site = world.site(&medium);
+        let evidence = Evidence::copy(&world.db(), "test", &site).expect("copy");
+        fs::write(staged(&world.db()), b"new").expect("stage");
+        // The journal is durable, nothing else.
+        medium.cut_after(2);
+        swap(&world.db(), &evidence, &site).expect_err("cut");
+        assert!(journal(&world.db()).exists());
+        fs::write(world.db(), b"written by the application meanwhile").expect("write");
+        let resumed = resume(&world.db(), &world.medium()).expect("resume");
+        assert!(matches!(resumed, Resumed::CalledOff(_)), "{resumed:?}");
+        assert_eq!(
+            world.file("").as_deref(),
+            Some(&b"written by the application meanwhile"[..])
+        );
+    }
+
+    #[test]
+    fn the_oldest_evidence_goes_first_and_the_newest_never() {
+        let world = World::new();
+        let medium = world.medium();
+        let site = world.site(&medium);
+        let kept: Vec<_> = (0..4)
+            .map(|_| Evidence::copy(&world.db(), "test", &site).expect("copy"))
+            .collect();
+        let numbers: Vec<_> = kept.iter().map(|e| e.manifest.number).collect();
+        assert_eq!(numbers, [1, 2, 3, 4]);
+        let each: u64 = OLD.iter().map(|(_, b)| b.len() as u64).sum();
+        let root = &world.evidence;
+        let prune = |most| super::super::evidence::prune(root, most, Path::new(""), &medium);
+        assert_eq!(
+            prune(2 * each).expect("prune"),
+            [kept[0].dir.clone(), kept[1].dir.clone()]
+        );
+        assert_eq!(prune(0).expect("prune"), [kept[2].dir.clone()]);
+        assert!(world.are_in(&kept[3].dir));
+        assert!(free_bytes(root).expect("statvfs") > 0);
+    }
+
+    #[test]
+    fn the_manifest_tells_what_was_kept_by_size_and_sha256() {
+        let world = World::new();
+        let medium = world.medium();
+        let evidence = Evidence::copy(&world.db(), "the header is zeroed", &world.site(&medium))
+            .expect("copy");
+        let read = Evidence::read(&evidence.dir).expect("read");
+        assert_eq!(read, evidence);
+        let db = read
+            .manifest
+            .files
+            .iter()
+            .find(|f| f.name == "a.db")
+            .expect("listed");
+        assert_eq!(db.bytes, 7);
+        // printf damaged | sha256sum
+        assert_eq!(
+            db.sha256,
+            "41f0c27c00e8018f7715b5f50f67b5b54c229c1b843a014152785d9005f58fde"
+        );
+        assert!(read.manifest.reason.contains("zeroed"));
+    }
+}
