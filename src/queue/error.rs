@@ -1,0 +1,152 @@
+//! What can go wrong with the queue, each with what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::ErrorCode;
+
+use crate::durable::DurableError;
+use crate::store::StoreError;
+
+/// A queue that did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// It cannot be opened, or its tables cannot be adopted.
+    #[error(transparent)]
+    Open(#[from] StoreError),
+    /// SQLite refused.
+    #[error("cannot {doing} {}", path.display())]
+    Sqlite {
+        /// The database.
+        path: PathBuf,
+        /// What was tried.
+        doing: &'static str,
+        /// SQLite's words.
+        source: rusqlite::Error,
+    },
+    /// SQLite says that the file's structure is broken.
+    #[error("cannot {doing} {}: it is malformed; stop the agent and run `holdup queue rebuild`", path.display())]
+    Malformed {
+        /// The database.
+        path: PathBuf,
+        /// What was tried.
+        doing: &'static str,
+        /// SQLite's words.
+        source: rusqlite::Error,
+    },
+    /// Nothing is read or written while the gate is closed.
+    #[error(
+        "the queue was not touched: writing is stopped (power is failing, or the agent is starting); try again when service resumes"
+    )]
+    GateClosed,
+    /// It is not open.
+    #[error("the queue is not open: {0}")]
+    NotOpen(String),
+    /// A file cannot be put in its place.
+    #[error("cannot change {}", path.display())]
+    Durable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: DurableError,
+    },
+    /// A file or stream cannot be read or written.
+    #[error("cannot {what} {}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No thread for it.
+    #[error("cannot start the queue's thread")]
+    Thread(#[source] io::Error),
+}
+
+/// What is to be done about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Try again later: no room, or somebody else holds the lock.
+    Later,
+    /// A sync failed: nothing on this medium may be called durable any more.
+    Sync,
+    /// This file is not usable any more.
+    Broken,
+}
+
+impl QueueError {
+    pub(super) fn sqlite(path: &Path, doing: &'static str, source: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::Malformed {
+                path,
+                doing,
+                source,
+            },
+            _ => Self::Sqlite {
+                path,
+                doing,
+                source,
+            },
+        }
+    }
+
+    /// Sorts it by what is to be done.
+    pub(super) fn fault(&self) -> Fault {
+        match self {
+            Self::GateClosed
+            | Self::Open(
+                StoreError::GateClosed { .. } | StoreError::Full { .. } | StoreError::Busy { .. },
+            ) => Fault::Later,
+            Self::Sqlite { source, .. } => fault_of(source),
+            Self::Open(_)
+            | Self::Malformed { .. }
+            | Self::NotOpen(_)
+            | Self::Durable { .. }
+            | Self::Io { .. }
+            | Self::Thread(_) => Fault::Broken,
+        }
+    }
+
+    /// For want of room?
+    pub(super) fn is_full(&self) -> bool {
+        match self {
+            Self::Open(StoreError::Full { .. }) => true,
+            Self::Sqlite { source, .. } => source.sqlite_error_code() == Some(ErrorCode::DiskFull),
+            Self::Open(_)
+            | Self::Malformed { .. }
+            | Self::GateClosed
+            | Self::NotOpen(_)
+            | Self::Durable { .. }
+            | Self::Io { .. }
+            | Self::Thread(_) => false,
+        }
+    }
+}
+
+fn fault_of(e: &rusqlite::Error) -> Fault {
+    let Some(e) = e.sqlite_error() else {
+        return Fault::Broken;
+    };
+    match e.extended_code {
+        rusqlite::ffi::SQLITE_IOERR_FSYNC | rusqlite::ffi::SQLITE_IOERR_DIR_FSYNC => Fault::Sync,
+        rusqlite::ffi::SQLITE_IOERR_SHMSIZE | rusqlite::ffi::SQLITE_IOERR_NOMEM => Fault::Later,
+        _ => {
+            let later = [
+                ErrorCode::DiskFull,
+                ErrorCode::DatabaseBusy,
+                ErrorCode::DatabaseLocked,
+                ErrorCode::FileLockingProtocolFailed,
+                ErrorCode::SchemaChanged,
+                ErrorCode::OutOfMemory,
+            ];
+            if later.contains(&e.code) {
+                Fault::Later
+            } else {
+                Fault::Broken
+            }
+        }
+    }
+}
