@@ -165,9 +165,20 @@ pub const KEYS: &[Key] = &[
     key("store", "reserve_mb", int(0, 65_536), Some("16"), "MiB", "room kept back for the power-fail plan on a full disk, at most a twentieth of the file system"),
     key("store", "remember_ids", int(0, 100_000_000), Some("1000000"), "ids", "client ids remembered, so that a repeat is harmless"),
 
+    key("recovery", "evidence_max_mb", int(1, 1 << 20), Some("512"), "MiB", "damaged files that are kept; the oldest go first, the newest never"),
+
     key("ingest", "max_line_bytes", int(64, 1 << 20), Some("65536"), "bytes", "longest line taken, without its newline"),
     key("ingest", "max_clients", int(1, 4_096), Some("256"), "clients", "connections at one time"),
     key("ingest", "queue_bytes", int(4_096, 1 << 30), Some("2097152"), "bytes", "readings that may wait for a commit, over all clients"),
+
+    key("queue", "enabled", Kind::Bool, Some("false"), "", "queue readings for delivery; off while nothing delivers them"),
+    key("queue", "max_items", int(1, 100_000_000), Some("1000000"), "messages", "in the queue at most"),
+    key("queue", "max_bytes", int(1 << 16, 1 << 50), Some("268435456"), "bytes", "of payloads in the queue at most"),
+    key("queue", "ttl_s", int(1, 36_500 * DAY_S), None, "s", "a reading older than this is not delivered any more; unset: for ever"),
+    key("queue", "when_full", Kind::Choice(&["reject", "drop_oldest_low_priority"]), Some("reject"), "", "reject: readings wait in the store until there is room; or drop the oldest of the lowest priority"),
+    key("queue", "retry_min_ms", int(1, HOUR_MS), Some("1000"), "ms", "the first retry comes within this time, each further one within twice the time before"),
+    key("queue", "retry_max_ms", int(1, 24 * HOUR_MS), Some("300000"), "ms", "no retry comes later than this"),
+    key("queue", "max_retries", int(1, 1_000_000), Some("100"), "retries", "a message that failed more often is a dead letter"),
 
     key("database", "path", Kind::Path, None, "", "another application's SQLite database that the plan makes durable"),
     key("database", "priority", int(0, 1_000), Some("50"), "", "higher goes first; the agent's own store is 100, its queue 90"),

@@ -18,8 +18,12 @@ pub struct Settings {
     pub events: EventSettings,
     /// `[store]`
     pub store: StoreSettings,
+    /// `[recovery]`
+    pub recovery: RecoverySettings,
     /// `[ingest]`
     pub ingest: IngestSettings,
+    /// `[queue]`
+    pub queue: QueueSettings,
     /// `[[database]]`, highest priority first.
     pub databases: Vec<DatabaseSettings>,
 }
@@ -44,6 +48,26 @@ impl GatewaySettings {
     /// The outbound queue.
     pub fn queue_path(&self) -> PathBuf {
         self.data_dir.join("sync_queue.db")
+    }
+
+    /// Damaged files, as they were found.
+    pub fn evidence_path(&self) -> PathBuf {
+        self.data_dir.join("evidence")
+    }
+
+    /// What was acknowledged, noted outside SQLite.
+    pub fn ledger_path(&self) -> PathBuf {
+        self.data_dir.join("ledger")
+    }
+
+    /// What was done here, and by whom.
+    pub fn audit_path(&self) -> PathBuf {
+        self.data_dir.join("audit.db")
+    }
+
+    /// Audit entries that cannot be written yet.
+    pub fn audit_spool(&self) -> PathBuf {
+        self.run_dir.join("audit.spool")
     }
 
     /// Room kept back for the plan.
@@ -223,6 +247,13 @@ pub struct StoreSettings {
     pub reserve: u64,
 }
 
+/// `[recovery]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecoverySettings {
+    /// Bytes of evidence that are kept; the newest always is.
+    pub evidence_max: u64,
+}
+
 /// `[ingest]`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IngestSettings {
@@ -232,6 +263,36 @@ pub struct IngestSettings {
     pub max_clients: usize,
     /// Bytes of readings that may wait for a commit, over all clients.
     pub queue_bytes: usize,
+}
+
+/// What to do with a message that the full queue has no room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Refuse it. A reading waits in the store until there is room.
+    Reject,
+    /// Drop the oldest messages of the lowest priority, never of a higher one than its own.
+    DropOldestLowPriority,
+}
+
+/// `[queue]`: messages on their way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueSettings {
+    /// Whether readings are queued for delivery.
+    pub enabled: bool,
+    /// Messages at most.
+    pub max_items: u64,
+    /// Bytes of their payloads at most.
+    pub max_bytes: u64,
+    /// How long a reading is worth delivering; `None` is for ever.
+    pub ttl: Option<Duration>,
+    /// What to do when it is full.
+    pub when_full: WhenFull,
+    /// The first retry comes within this time; each further one within twice the time before.
+    pub retry_min: Duration,
+    /// No retry comes later than this.
+    pub retry_max: Duration,
+    /// A message that failed more often than this is a dead letter.
+    pub max_retries: u64,
 }
 
 /// How many `[[database]]` entries there may be: the plan has a place for each.

@@ -10,7 +10,8 @@ use super::merge::Merged;
 use super::problem::{Problem, printable};
 use super::settings::{
     DatabaseSettings, EventSettings, FreezePolicy, GatewaySettings, GpioAbi, IngestSettings,
-    MOST_DATABASES, OnParkMax, PowerSettings, Settings, Source, StoreSettings,
+    MOST_DATABASES, OnParkMax, PowerSettings, QueueSettings, RecoverySettings, Settings, Source,
+    StoreSettings, WhenFull,
 };
 use super::{gauge, lines};
 
@@ -67,7 +68,11 @@ pub(super) fn settings(m: &mut Merged, warnings: &mut Vec<Problem>) -> Settings 
             timeout: Duration::from_secs(m.int("events.timeout_s")),
         },
         store: store(m),
+        recovery: RecoverySettings {
+            evidence_max: m.int("recovery.evidence_max_mb") << 20,
+        },
         ingest: ingest(m),
+        queue: queue(m),
         gateway,
         power,
         board,
@@ -236,6 +241,36 @@ fn ingest(m: &mut Merged) -> IngestSettings {
         );
     }
     ingest
+}
+
+fn queue(m: &mut Merged) -> QueueSettings {
+    let ms = |m: &Merged, path: &str| Duration::from_millis(m.int(path));
+    let queue = QueueSettings {
+        enabled: m.bool("queue.enabled"),
+        max_items: m.int("queue.max_items"),
+        max_bytes: m.int("queue.max_bytes"),
+        ttl: m.maybe_int("queue.ttl_s").map(Duration::from_secs),
+        when_full: match m.text("queue.when_full") {
+            "drop_oldest_low_priority" => WhenFull::DropOldestLowPriority,
+            _ => WhenFull::Reject,
+        },
+        retry_min: ms(m, "queue.retry_min_ms"),
+        retry_max: ms(m, "queue.retry_max_ms"),
+        max_retries: m.int("queue.max_retries"),
+    };
+    if m.sound(&["queue.retry_min_ms", "queue.retry_max_ms"]) && queue.retry_max < queue.retry_min {
+        m.complain_of_two(
+            "queue.retry_max_ms",
+            "queue.retry_min_ms",
+            format!(
+                "{} is less than retry_min_ms ({})",
+                queue.retry_max.as_millis(),
+                queue.retry_min.as_millis()
+            ),
+            "raise it, or lower retry_min_ms",
+        );
+    }
+    queue
 }
 
 /// Ranges keep every size below what the smallest target can count.
