@@ -16,11 +16,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Clock, Mono, Wall};
-use crate::durable::{BlockFile, DurableError, Medium};
+use crate::durable::{Block, BlockFile, DurableError, Medium, seal, unseal};
 
 use super::orders::{Orders, order};
-use super::record::Block;
-use super::sealed::{seal, unseal};
 
 const MAGIC: &[u8; 8] = b"HOLDUPB1";
 /// Stamps are this far apart where the card is fast enough.

@@ -5,10 +5,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::durable::{BlockFile, Medium};
+use crate::durable::{Block, BlockFile, Medium};
 
 use super::realtime::{self, Priority};
-use super::record::Block;
 
 #[derive(Debug)]
 enum Slot {

@@ -20,7 +20,6 @@ mod realtime;
 mod record;
 pub mod rights;
 mod runner;
-mod sealed;
 mod shared;
 mod unit;
 mod watch;

@@ -12,8 +12,8 @@ use crate::clock::Mono;
 use crate::config::MOST_DATABASES;
 use crate::power::{Cause, StepCost};
 
-/// Databases at most, the agent's own included.
-pub(super) const DATABASES: usize = MOST_DATABASES + 1;
+/// Databases at most, the agent's own included: the store and its queue.
+pub(super) const DATABASES: usize = MOST_DATABASES + 2;
 /// Steps at most: each database is committed, stilled, checkpointed and, where that was too
 /// short, stilled once more.
 pub(super) const STEPS: usize = 4 * DATABASES + 4;

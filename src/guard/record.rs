@@ -18,10 +18,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Mono, Wall};
-use crate::durable::{BlockFile, DurableError, Medium, read_own};
+use crate::durable::{Block, BlockFile, DurableError, Medium, read_own, seal, unseal};
 use crate::power::{Before, Cause};
-
-use super::sealed::{seal, unseal};
 
 use verdict::{charge_before, verdict};
 
@@ -37,9 +35,6 @@ const KEPT: u32 = 32;
 
 /// No record of any version is longer.
 const LARGEST: u64 = 16 << 20;
-
-/// One block's bytes.
-pub(super) type Block = [u8; BlockFile::BLOCK];
 
 /// A record that cannot be used.
 #[derive(Debug, thiserror::Error)]

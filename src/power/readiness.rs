@@ -82,6 +82,13 @@ pub enum Reason {
     StoreStarting,
     /// The data file system was mounted read-only.
     DataReadOnly,
+    /// Readings that were acknowledged are not in the store any more.
+    AcknowledgedMissing {
+        /// The first id.
+        from: i64,
+        /// The last id.
+        upto: i64,
+    },
     /// The store takes no readings: its medium failed.
     StoreFailed,
     /// A sync failed: nothing is called durable any more.
@@ -109,6 +116,7 @@ impl Reason {
             Self::GuardedUnusable => "guarded_unusable",
             Self::StoreStarting => "store_starting",
             Self::DataReadOnly => "data_read_only",
+            Self::AcknowledgedMissing { .. } => "acknowledged_missing",
             Self::StoreFailed => "store_failed",
             Self::MediumFailed => "medium_failed",
             Self::DiskFull => "disk_full",
@@ -130,6 +138,7 @@ impl Reason {
             | Self::GuardedUnusable
             | Self::StoreStarting
             | Self::DataReadOnly
+            | Self::AcknowledgedMissing { .. }
             | Self::StoreFailed
             | Self::MediumFailed
             | Self::DiskFull
@@ -200,6 +209,12 @@ impl fmt::Display for Reason {
             Self::GuardedUnusable => f.write_str(
                 "a [[database]] cannot be guarded as it is: `holdup status` says which and why",
             ),
+            Self::AcknowledgedMissing { from, upto } => write!(
+                f,
+                "readings {from} to {upto} were acknowledged and are not in the store: this medium \
+                 lost what it had synced, or the store was changed; look at `holdup audit show`, \
+                 replace the card"
+            ),
             Self::MediumFailed => f.write_str(
                 "a sync or a write of the outage record failed and outages are not recorded any more: \
                  check the medium, then restart the agent",
@@ -230,7 +245,7 @@ pub struct Assessment {
     /// The worst of the reasons.
     pub readiness: Readiness,
     /// Why; empty when ready.
-    pub reasons: Vec<Reason, 11>,
+    pub reasons: Vec<Reason, 12>,
     /// What glitch time and mandatory steps take now.
     pub predicted: Duration,
 }
@@ -258,12 +273,12 @@ pub struct Situation<'a> {
 
 /// Judges a situation.
 pub fn assess(s: Situation<'_>) -> Assessment {
-    let mut reasons: Vec<Reason, 11> = Vec::new();
+    let mut reasons: Vec<Reason, 12> = Vec::new();
     let (plan, step, takes) = s.budget.predict(s.wal_frames, s.guarded);
     let (empty, ..) = s.budget.predict(0, s.guarded);
     let predicted = s.glitch + plan;
     let mut say = |r: Reason| {
-        // Eleven hold every combination that can occur; the worst were said first.
+        // Twelve hold every combination that can occur; the worst were said first.
         reasons.push(r).ok();
     };
     match s.health {
