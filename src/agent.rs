@@ -3,12 +3,16 @@
 //! The guard comes first and is left last; what serves comes after it. Nothing is decided here:
 //! the supply decides, the plan acts, the store acknowledges.
 
+mod audit;
 mod control;
 mod costs;
 mod foreign;
 mod gauge;
 mod holdup_history;
 mod lines;
+mod opener;
+mod queue;
+mod recovered;
 mod reporter;
 mod room;
 mod status;
@@ -17,7 +21,7 @@ mod tell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -26,23 +30,28 @@ use signal_hook::iterator::Signals;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 
+use crate::audit::AuditError;
 use crate::board::gauge::Gauge;
 use crate::clock::{Clock, SystemClock, boot_id};
 use crate::config::{self, Loaded, Settings};
 use crate::durable::{DurableError, Gate, Medium, Reserve};
 use crate::guard::{
-    Guard, GuardOptions, GuardedDatabase, Heartbeat, Instance, InstanceError, KernelMachine,
+    Ended, Guard, GuardOptions, GuardedDatabase, Heartbeat, Instance, InstanceError, KernelMachine,
     Machine, MachineError, OutageRecord, OwnStore, PlanOptions, RecordError, Shared, SimMachine,
     lock_memory,
 };
 use crate::hooks::Hooks;
 use crate::ingest::{self, IngestError, IngestOptions, PowerNews};
-use crate::queue;
-use crate::store::{Desk, Intake, Observer, Store, StoreError, StoreOptions, StoreState};
+use crate::queue::QueueDesk;
+use crate::recovery::RecoveryError;
+use crate::store::{Desk, Intake, StoreError};
 
+use audit::Diary;
 use costs::{CostsKeeper, Governor, guarded, lock};
 use holdup_history::HoldupHistory;
 use lines::{BoardLamps, BoardLines, LinesSeen};
+use opener::{Opened, Opener};
+use recovered::{Recovered, Recoverer};
 use reporter::{Pauses, Reporter};
 use room::with_room;
 use status::StatusSource;
@@ -51,13 +60,13 @@ use tell::Teller;
 pub use control::{ControlAnswer, ControlRequest, RehearsalReport};
 pub use gauge::GaugeStatus;
 pub use holdup_history::{History, HistoryEntry, HistoryError, read_history};
+pub use queue::QueueStatus;
+pub use recovered::known_tables;
 pub use status::{Database, Gpio, Status};
 
 /// Worker threads for sockets. One carries more than any card commits; a second would wake for
 /// every other answer and find nothing to do.
 const SOCKET_THREADS: usize = 1;
-/// How often the opener looks whether the agent ends while the gate is closed.
-const GATE_LOOK: Duration = Duration::from_millis(500);
 /// After a failed accept.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 /// How long the end waits for a database that is still being opened, beyond the plan's own time.
@@ -109,9 +118,18 @@ pub enum AgentError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A damaged database.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    /// A database turned out to be damaged while it served.
+    #[error("{} is damaged: the next start recovers it before it serves again", .0.display())]
+    Suspect(PathBuf),
     /// The readings' socket.
     #[error(transparent)]
     Ingest(#[from] IngestError),
+    /// The audit log's thread.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The guard's threads.
     #[error("cannot start the guard")]
     Guard(#[source] io::Error),
@@ -143,7 +161,10 @@ impl AgentError {
             | Self::Durable(_)
             | Self::Record(_)
             | Self::Store(_)
+            | Self::Recovery(_)
+            | Self::Suspect(_)
             | Self::Ingest(_)
+            | Self::Audit(_)
             | Self::Guard(_)
             | Self::StoppedEarly
             | Self::StillOpening(_)
@@ -176,7 +197,7 @@ pub fn run(loaded: Loaded, config_path: &Path) -> Result<(), AgentError> {
     // Before anything is started: a signal that comes early must not end the process.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(AgentError::Runtime)?;
     let ended = signals.handle();
-    let mut agent = Agent::start(loaded.settings, Box::new(move || ended.close()))?;
+    let mut agent = Agent::start(loaded, Box::new(move || ended.close()))?;
     for signal in signals.forever() {
         if signal == SIGHUP {
             agent.reload(config_path);
@@ -194,7 +215,8 @@ struct Agent {
     gate: Arc<Gate>,
     medium: Arc<Medium>,
     guard: Guard,
-    opened: mpsc::Receiver<Result<Store, AgentError>>,
+    opened: mpsc::Receiver<Result<Opened, AgentError>>,
+    stop_recovery: Arc<AtomicBool>,
     reporter: Reporter,
     gauge: Option<Gauge>,
     hooks: Arc<Hooks>,
@@ -207,9 +229,10 @@ struct Agent {
 
 impl Agent {
     /// Starts everything; `ended` is called once when the agent ends, by order or not.
-    fn start(settings: Settings, ended: Box<dyn FnOnce() + Send>) -> Result<Self, AgentError> {
+    fn start(loaded: Loaded, ended: Box<dyn FnOnce() + Send>) -> Result<Self, AgentError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let started = clock.mono();
+        let settings = loaded.settings.clone();
         let (data_dir, run_dir) = (&settings.gateway.data_dir, &settings.gateway.run_dir);
         make_dir("gateway.run_dir", run_dir)?;
         make_dir("gateway.data_dir", data_dir)?;
@@ -243,6 +266,13 @@ impl Agent {
         if let Some(last) = &last {
             log::warn!("{}", reporter::last_outage_in_words(last));
         }
+        // What a cut explains is no damage.
+        let cut = last.as_ref().is_some_and(|l| match l.ended {
+            Ended::Cut | Ended::Late | Ended::NeverAnnounced => true,
+            Ended::Clean | Ended::Unfinished => false,
+        });
+        let recovered: Recovered = Arc::default();
+        let diary = Diary::start(&loaded, &medium, &gate, &clock, &boot, last.as_ref())?;
         let (keeper, budget) = CostsKeeper::open(data_dir, started);
         let path = settings.gateway.heartbeat_path();
         let opened = with_room(&reserve, &medium, || Heartbeat::open(&medium, &path, &boot));
@@ -256,16 +286,21 @@ impl Agent {
         }
         let path = settings.gateway.holdup_history_path();
         let history = HoldupHistory::open(path, keeper.card(), &settings.board.name);
-        measured.into_iter().for_each(|m| history.add(m));
+        if let Some(m) = measured {
+            diary.measured(&m);
+            history.add(m);
+        }
         let budget = Arc::new(Mutex::new(budget));
         let shared = Arc::new(Shared::new(settings.power, last).map_err(AgentError::Guard)?);
         let seen = Arc::new(Mutex::new(LinesSeen::default()));
         let gauge = gauge::start(&settings, &clock)?;
         let desk = Desk::new();
+        let queue_desk = QueueDesk::new(settings.queue.enabled);
         let source = Arc::new(StatusSource {
             settings: Arc::new(Mutex::new(settings.clone())),
             shared: Arc::clone(&shared),
             orders: desk.orders(),
+            queue: queue_desk.clone(),
             budget: Arc::clone(&budget),
             seen: Arc::clone(&seen),
             machine: Arc::clone(&machine),
@@ -277,12 +312,15 @@ impl Agent {
             history,
             unmeasurable,
             read_only: AtomicBool::new(false),
+            recovered: Arc::clone(&recovered),
+            diary,
         });
         let (news, told) = watch::channel(PowerNews::default());
         let (pauses, pause) = Pauses::new(Arc::clone(&shared), desk.orders(), news.clone());
         let governor = Arc::new(Governor {
             budget: Arc::clone(&budget),
             orders: desk.orders(),
+            queue: queue_desk.clone(),
             shared: Arc::clone(&shared),
             guarded: guarded(&settings),
             pauses: Arc::new(pauses),
@@ -309,6 +347,10 @@ impl Agent {
             &settings.gateway.store_path(),
             desk.orders(),
         ))];
+        if settings.queue.enabled {
+            let path = settings.gateway.queue_path();
+            databases.push(Box::new(queue::OwnQueue::new(&path, queue_desk.clone())));
+        }
         let own = vec![settings.gateway.store_path(), settings.gateway.queue_path()];
         databases.extend(foreign::databases(&settings, own, &clock));
         let can_cut = settings.board.cycles_supply
@@ -349,6 +391,16 @@ impl Agent {
             Arc::clone(&medium),
         )
         .map_err(AgentError::Guard)?;
+        let stop_recovery = Arc::new(AtomicBool::new(false));
+        let recoverer = Recoverer::new(
+            Arc::clone(&medium),
+            Arc::clone(&gate),
+            Arc::clone(&clock),
+            Arc::clone(&stop_recovery),
+            cut,
+            source.diary.audit(),
+            recovered,
+        );
         let opener = Opener {
             reserve,
             settings,
@@ -357,7 +409,10 @@ impl Agent {
             clock,
             governor,
             desk,
+            queue_desk,
             shared,
+            recoverer,
+            said: Mutex::default(),
         };
         let (tell, opened) = mpsc::channel();
         std::thread::Builder::new()
@@ -375,6 +430,7 @@ impl Agent {
             medium,
             guard,
             opened,
+            stop_recovery,
             reporter,
             gauge,
             hooks,
@@ -388,6 +444,8 @@ impl Agent {
     /// Asks for the end; it comes when the plan has run. While power is good, clients first get
     /// the acknowledgements of what they sent.
     fn stop(&mut self) {
+        self.stop_recovery.store(true, Ordering::Relaxed);
+        self.source.diary.stopping(&self.gate);
         self.reporter.stopping(&self.gate, &self.medium);
         self.hooks.stop();
         self.shutdown.send_replace(true);
@@ -406,11 +464,13 @@ impl Agent {
     /// and the gate stays closed.
     fn end(self) -> Result<(), AgentError> {
         self.guard.join();
+        self.stop_recovery.store(true, Ordering::Relaxed);
         drop(self.gauge);
         self.runtime.shutdown_background();
         let opened = self.opened.recv_timeout(OPENER);
         self.reporter.end();
         self.hooks.end();
+        self.source.diary.end();
         let settings = lock(&self.source.settings).gateway.clone();
         for path in [
             settings.ingest_socket(),
@@ -422,7 +482,15 @@ impl Agent {
             }
         }
         match opened {
-            Ok(Ok(store)) => store.stop(),
+            Ok(Ok(opened)) => {
+                // It tells the store how far it has come.
+                drop(opened.queue);
+                let suspect = opened.store.stats().suspect;
+                opened.store.stop();
+                if suspect {
+                    return Err(AgentError::Suspect(settings.store_path()));
+                }
+            }
             Ok(Err(AgentError::StoppedEarly)) => log::info!("the store was never opened"),
             Ok(Err(e)) => return Err(e),
             Err(mpsc::RecvTimeoutError::Timeout) => {
@@ -456,6 +524,7 @@ impl Agent {
                 return;
             }
         };
+        self.source.diary.configured(&loaded);
         let new = loaded.settings;
         let mut held = lock(&self.source.settings);
         for (what, changed) in [
@@ -465,6 +534,7 @@ impl Agent {
             ("[events]", held.events != new.events),
             ("[gauge]", held.gauge != new.gauge),
             ("[ingest]", held.ingest != new.ingest),
+            ("[queue]", held.queue != new.queue),
             ("[[database]]", held.databases != new.databases),
             ("store.index", held.store.index != new.store.index),
             ("store.reserve_mb", held.store.reserve != new.store.reserve),
@@ -478,89 +548,6 @@ impl Agent {
         self.source.shared.set_settings(new.power);
         self.source.orders.reconfigure(new.store);
         log::info!("configuration taken over from {}", config_path.display());
-    }
-}
-
-/// Opens the databases behind the guard: as soon as the gate is open, which it is not when the
-/// agent starts with power lost.
-struct Opener {
-    settings: Settings,
-    medium: Arc<Medium>,
-    gate: Arc<Gate>,
-    clock: Arc<dyn Clock>,
-    governor: Arc<Governor>,
-    desk: Desk,
-    shared: Arc<Shared>,
-    reserve: Arc<Reserve>,
-}
-
-impl Opener {
-    /// The store, or why the agent ends: then the guard is told to end too.
-    fn open(self) -> Result<Store, AgentError> {
-        let opened = loop {
-            match self.try_open() {
-                Err(AgentError::Store(StoreError::GateClosed { .. })) => {
-                    if self.shared.has_ended() {
-                        break Err(AgentError::StoppedEarly);
-                    }
-                    drop(self.gate.enter_timeout(GATE_LOOK));
-                }
-                Err(AgentError::Store(e @ StoreError::Full { .. })) => {
-                    if self.shared.has_ended() {
-                        break Err(AgentError::Store(e));
-                    }
-                    self.wait_for_room(&e);
-                }
-                other => break other,
-            }
-        };
-        match &opened {
-            Ok(_) => self.governor.govern(),
-            Err(_) => self.shared.stop(),
-        }
-        opened
-    }
-
-    /// Not even the opening fits: the room kept back is given up for it, or there is room
-    /// later. The guard does its work meanwhile.
-    fn wait_for_room(&self, e: &StoreError) {
-        let released = self.reserve.release(&self.medium);
-        if matches!(released, Ok(true)) {
-            log::warn!("{}; the room kept back for this was given up", explain(e));
-            return;
-        }
-        if self.desk.orders().stats().state != StoreState::DiskFull {
-            log::error!("{}", explain(e));
-            self.desk.no_room();
-            self.governor.pauses.update();
-        }
-        if let Err(e) = released {
-            log::error!("the room kept back cannot be given up: {}", explain(&e));
-        }
-        std::thread::park_timeout(GATE_LOOK);
-    }
-
-    fn try_open(&self) -> Result<Store, AgentError> {
-        let Self {
-            settings,
-            medium,
-            gate,
-            clock,
-            reserve,
-            ..
-        } = self;
-        queue::ensure(&settings.gateway.queue_path(), medium, gate, &**clock)?;
-        let store = Store::start(StoreOptions {
-            settings: settings.store,
-            path: settings.gateway.store_path(),
-            medium: Arc::clone(medium),
-            gate: Arc::clone(gate),
-            reserve: Arc::clone(reserve),
-            clock: Arc::clone(clock),
-            observer: Arc::clone(&self.governor) as Arc<dyn Observer>,
-            desk: self.desk.clone(),
-        })?;
-        Ok(store)
     }
 }
 

@@ -4,6 +4,7 @@
 //! what it promises and what it must never do; `tests/host/rooms.rs` holds the imports to it.
 
 pub mod agent;
+pub mod audit;
 pub mod board;
 pub mod cli;
 pub mod clock;
@@ -16,4 +17,5 @@ pub mod hooks;
 pub mod ingest;
 pub mod power;
 pub mod queue;
+pub mod recovery;
 pub mod store;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
@@ -158,6 +159,9 @@ pub(super) async fn serve(listener: UnixListener, source: Arc<StatusSource>) {
 }
 
 async fn talk(stream: UnixStream, source: &StatusSource, turn: &Mutex<()>) -> io::Result<()> {
+    let actor = stream
+        .peer_cred()
+        .map_or_else(|_| "unknown".to_owned(), |c| format!("uid:{}", c.uid()));
     let (read, mut write) = stream.into_split();
     let mut line = Vec::new();
     let mut read = BufReader::new(read.take(LONGEST + 1));
@@ -182,15 +186,15 @@ async fn talk(stream: UnixStream, source: &StatusSource, turn: &Mutex<()>) -> io
                 say(&mut write, &ControlAnswer::Refused(why)).await
             }
             Ok(_turn) => match request {
-                ControlRequest::Rehearse => rehearse(&mut write, source).await,
+                ControlRequest::Rehearse => rehearse(&mut write, source, actor).await,
                 ControlRequest::Measure => match &source.unmeasurable {
-                    None => ask(&mut write, source, Request::Arm).await,
+                    None => ask(&mut write, source, Request::Arm, actor).await,
                     Some(why) => {
                         let why = format!("{why}; then restart the agent");
                         say(&mut write, &ControlAnswer::Refused(why)).await
                     }
                 },
-                ControlRequest::Disarm => ask(&mut write, source, Request::Disarm).await,
+                ControlRequest::Disarm => ask(&mut write, source, Request::Disarm, actor).await,
             },
         },
     }
@@ -204,7 +208,17 @@ async fn say(write: &mut Writer, answer: &ControlAnswer) -> io::Result<()> {
     write.write_all(&line).await
 }
 
-async fn ask(write: &mut Writer, source: &StatusSource, request: Request) -> io::Result<()> {
+async fn ask(
+    write: &mut Writer,
+    source: &StatusSource,
+    request: Request,
+    actor: String,
+) -> io::Result<()> {
+    let action = match request {
+        Request::Disarm => "measurement.disarm",
+        Request::Arm | Request::Rehearse => "measurement.arm",
+    };
+    let begun = source.diary.begin(action, actor, is_calm(source)).await;
     source.shared.request(request);
     let answer = match answered(source, |a| a != Answer::Waiting).await {
         Answer::Armed => ControlAnswer::Armed(true),
@@ -218,10 +232,11 @@ async fn ask(write: &mut Writer, source: &StatusSource, request: Request) -> io:
             Request::Rehearse | Request::Disarm => why_not(source),
         }),
     };
+    begun.end(if refused(&answer) { "refused" } else { "ok" }, Value::Null);
     say(write, &answer).await
 }
 
-async fn rehearse(write: &mut Writer, source: &StatusSource) -> io::Result<()> {
+async fn rehearse(write: &mut Writer, source: &StatusSource, actor: String) -> io::Result<()> {
     let store = source.orders.stats().state;
     if store != StoreState::Running {
         let why = format!("the store is {}, not running", store.name());
@@ -234,22 +249,40 @@ async fn rehearse(write: &mut Writer, source: &StatusSource) -> io::Result<()> {
         glitch: published.settings.glitch,
         predicted: source.assessment().predicted,
     };
+    let begun = source
+        .diary
+        .begin("rehearsal", actor, is_calm(source))
+        .await;
     source.shared.request(Request::Rehearse);
     if answered(source, |a| a != Answer::Waiting).await == Answer::Refused {
+        begun.end("refused", json!({ "why": why_not(source) }));
         return say(write, &ControlAnswer::Refused(why_not(source))).await;
     }
     // A client that went away leaves the rehearsal to its end.
     let told = say(write, &ControlAnswer::Rehearsing(true)).await;
     let over = |a| matches!(a, Answer::Rehearsed | Answer::Overtaken);
     let end = answered(source, over).await;
-    told?;
     let answer = match source.shared.last_rehearsal() {
         Some(plan) if over(end) => {
             let report = RehearsalReport::new(&before, plan, end == Answer::Overtaken);
+            let result = match report.made_it {
+                Some(true) => "ok",
+                Some(false) => "too_late",
+                None => "holdup_not_measured",
+            };
+            let (used_ms, overtaken) = (report.used_ms, report.overtaken);
+            begun.end(
+                result,
+                json!({ "used_ms": used_ms, "overtaken": overtaken }),
+            );
             ControlAnswer::Rehearsed(Box::new(report))
         }
-        Some(_) | None => ControlAnswer::Refused("the agent stopped in the middle".to_owned()),
+        Some(_) | None => {
+            begun.end("interrupted", Value::Null);
+            ControlAnswer::Refused("the agent stopped in the middle".to_owned())
+        }
     };
+    told?;
     say(write, &answer).await
 }
 
@@ -263,6 +296,18 @@ async fn answered(source: &StatusSource, done: impl Fn(Answer) -> bool) -> Answe
             return answer;
         }
     }
+}
+
+/// May what is written now be waited for?
+fn is_calm(source: &StatusSource) -> bool {
+    matches!(
+        source.shared.published().state,
+        State::Good | State::Brownout | State::OnBattery { .. }
+    )
+}
+
+fn refused(answer: &ControlAnswer) -> bool {
+    matches!(answer, ControlAnswer::Refused(_))
 }
 
 fn why_not(source: &StatusSource) -> String {

@@ -17,6 +17,7 @@ use crate::config::Settings;
 use crate::durable::{Gate, Medium, read_own};
 use crate::guard::Shared;
 use crate::power::{Budget, Tail};
+use crate::queue::{QueueDesk, WAL_LIMIT};
 use crate::store::{Observer, Orders, StoreState};
 
 /// Cards that are remembered.
@@ -211,6 +212,7 @@ fn card_id(dir: &Path) -> String {
 pub(super) struct Governor {
     pub(super) budget: Arc<Mutex<Budget>>,
     pub(super) orders: Orders,
+    pub(super) queue: QueueDesk,
     pub(super) shared: Arc<Shared>,
     pub(super) guarded: u32,
     pub(super) pauses: Arc<Pauses>,
@@ -233,12 +235,17 @@ impl Governor {
         let room = u32::try_from(room).unwrap_or(u32::MAX);
         let limit = if room == 0 { limit } else { limit.min(room) };
         self.orders.set_wal_limit(limit.max(RIDING_FRAMES));
+        self.queue
+            .set_wal_limit(limit.clamp(RIDING_FRAMES, WAL_LIMIT));
     }
 }
 
 impl Observer for Governor {
-    fn committed(&self, took: Duration, _rows: usize, _wal_frames: u32) {
+    fn committed(&self, took: Duration, rows: usize, _wal_frames: u32) {
         lock(&self.budget).commit.note(took);
+        if rows > 0 {
+            self.queue.ring();
+        }
     }
 
     fn checkpointed(&self, took: Duration, frames: u32) {
@@ -248,6 +255,10 @@ impl Observer for Governor {
 
     fn state(&self, _state: StoreState) {
         self.pauses.update();
+        // The service manager starts the agent again, and that recovers it.
+        if self.orders.stats().suspect {
+            self.shared.stop();
+        }
     }
 }
 
@@ -346,11 +357,13 @@ mod tests {
                     ..settings.store
                 },
                 path: home.path().join(format!("{reserve}.db")),
+                ledger: home.path().join(format!("{reserve}.ledger")),
                 medium: Arc::clone(&medium),
                 gate: Arc::new(Gate::new()),
                 reserve: Arc::new(Reserve::new(&home.path().join("reserve"), reserve)),
                 clock: Arc::new(SystemClock),
                 observer: Arc::new(Deaf),
+                salvaged: false,
             })
             .expect("store");
             assert_eq!(store.stats().reserve_bytes, reserve);
@@ -358,6 +371,7 @@ mod tests {
             let (news, _) = tokio::sync::watch::channel(crate::ingest::PowerNews::default());
             let (pauses, _) = Pauses::new(Arc::clone(&shared), desk.orders(), news);
             let governor = Governor {
+                queue: QueueDesk::new(false),
                 budget: Arc::default(),
                 orders: desk.orders(),
                 shared,

@@ -135,6 +135,9 @@ impl Reporter {
                 while !asked.load(Ordering::SeqCst) {
                     if let Some((at, notice)) = notices.next(tick) {
                         desk.teller.heed(notice, &desk.source);
+                        desk.source
+                            .diary
+                            .heed(notice, desk.source.shared.last_outage());
                         desk.tell(at, notice);
                     }
                     desk.missed |= notices.missed();
@@ -214,7 +217,9 @@ impl Desk {
             notify(&[NotifyState::Watchdog]);
             self.fed = now;
         }
+        self.source.diary.look(&self.source.orders.stats());
         if let Some(measured) = self.source.shared.take_measured() {
+            self.source.diary.measured(&measured);
             self.source.history.add(measured);
         }
         self.source.history.keep(&self.gate, &self.medium, now);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::AuditStatus;
 use crate::board::gauge::GaugeView;
 use crate::board::{Input, LinesDescription};
 use crate::clock::Clock;
@@ -14,13 +15,18 @@ use crate::config::{Settings, Source};
 use crate::durable::Medium;
 use crate::guard::{DatabaseView, LastOutage, Machine, Shared, read_only};
 use crate::power::{Assessment, Budget, Reason, Situation, State, assess};
-use crate::store::{Orders, StoreState};
+use crate::queue::QueueDesk;
+use crate::recovery::Report;
+use crate::store::{LedgerView, Orders, StoreState};
 
+use super::audit::Diary;
 use super::control;
 use super::costs::{guarded, lock};
 use super::gauge::GaugeStatus;
 use super::holdup_history::{HistoryEntry, HoldupHistory};
 use super::lines::LinesSeen;
+use super::queue::{self, QueueStatus};
+use super::recovered::Recovered;
 
 /// A store that is not open after this is a reason not to be ready.
 const OPENING: Duration = Duration::from_secs(30);
@@ -77,6 +83,15 @@ pub struct Status {
     pub commits: u64,
     /// `running`, `disk_full`, `failed`, `stopped` or `starting`.
     pub store: String,
+    /// What was noted of acknowledged readings outside the store.
+    #[serde(default)]
+    pub ledger: Ledger,
+    /// The audit log.
+    #[serde(default)]
+    pub audit: AuditStatus,
+    /// The outbound queue.
+    #[serde(default)]
+    pub queue: QueueStatus,
     /// The last outage.
     pub last_outage: Option<LastOutage>,
     /// The last rehearsal since the agent started.
@@ -97,8 +112,33 @@ pub struct Status {
     pub freeze_refused: Option<String>,
     /// Guard and plan run with real-time priority.
     pub realtime: bool,
+    /// What was recovered since the agent started.
+    #[serde(default)]
+    pub recovered: Vec<Report>,
     /// The card under the data directory (its CID, or a device number).
     pub card: String,
+}
+
+/// The ack ledger.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Readings up to this id are noted as acknowledged; `null`: none yet.
+    pub upto: Option<i64>,
+    /// First and last id of readings that were acknowledged and were not in the store when it was
+    /// opened; `null`: none are missing.
+    pub missing: Option<(i64, i64)>,
+    /// Why it is of no use; `null` when it is.
+    pub problem: Option<String>,
+}
+
+impl From<LedgerView> for Ledger {
+    fn from(v: LedgerView) -> Self {
+        Self {
+            upto: v.upto,
+            missing: v.missing,
+            problem: v.problem,
+        }
+    }
 }
 
 impl Status {
@@ -175,6 +215,7 @@ pub(super) struct StatusSource {
     pub(super) settings: Arc<Mutex<Settings>>,
     pub(super) shared: Arc<Shared>,
     pub(super) orders: Orders,
+    pub(super) queue: QueueDesk,
     pub(super) budget: Arc<Mutex<Budget>>,
     pub(super) seen: Arc<Mutex<LinesSeen>>,
     pub(super) machine: Arc<dyn Machine>,
@@ -188,6 +229,8 @@ pub(super) struct StatusSource {
     pub(super) unmeasurable: Option<String>,
     /// The data file system took no writes when it was looked at last.
     pub(super) read_only: AtomicBool,
+    pub(super) recovered: Recovered,
+    pub(super) diary: Diary,
 }
 
 impl StatusSource {
@@ -231,6 +274,9 @@ impl StatusSource {
         if self.medium.healthy().is_err() && store_reason != Some(Reason::StoreFailed) {
             found.push(Reason::MediumFailed).ok();
         }
+        if let Some((from, upto)) = stats.ledger.missing {
+            found.push(Reason::AcknowledgedMissing { from, upto }).ok();
+        }
         if published.battery_low && published.settings.source == Source::Battery {
             found.push(Reason::BatteryLow).ok();
         }
@@ -250,7 +296,8 @@ impl StatusSource {
             left: published.holdup_left,
             glitch: published.settings.glitch,
             budget: &lock(&self.budget),
-            wal_frames: stats.wal_frames,
+            // The plan moves both logs.
+            wal_frames: stats.wal_frames.saturating_add(self.queue.frames()),
             guarded,
             found: &found,
         })
@@ -265,9 +312,16 @@ impl StatusSource {
             .into_iter()
             .map(Database::from)
             .collect();
+        let queue = lock(&self.settings).gateway.queue_path();
         for own in all.iter_mut().filter(|d| d.role == "own") {
-            own.wal_frames = frames;
-            own.state = self.orders.stats().state.name().to_owned();
+            if std::path::Path::new(&own.path) == queue {
+                let stats = self.queue.stats();
+                own.wal_frames = Some(stats.wal_frames);
+                own.state = queue::in_words(&stats);
+            } else {
+                own.wal_frames = frames;
+                own.state = self.orders.stats().state.name().to_owned();
+            }
         }
         all
     }
@@ -307,6 +361,9 @@ impl StatusSource {
             expired: stats.expired,
             commits: stats.commits,
             store: stats.state.name().to_owned(),
+            ledger: stats.ledger.into(),
+            audit: self.diary.status(),
+            queue: self.queue.stats().into(),
             last_outage: self.shared.last_outage(),
             last_rehearsal: self.shared.last_rehearsal(),
             measuring: control::measuring(published.measuring),
@@ -319,6 +376,7 @@ impl StatusSource {
                 .map(|(s, view)| GaugeStatus::now(s, view, self.clock.mono())),
             freeze_refused: self.machine.freeze_refusal().map(str::to_owned),
             realtime: self.shared.realtime_threads() == 2,
+            recovered: lock(&self.recovered).clone(),
             card: self.card.clone(),
         }
     }
@@ -380,6 +438,7 @@ fn gpio(seen: &LinesSeen, lost: Option<bool>) -> Gpio {
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
+    use crate::durable::Gate;
     use crate::guard::SimMachine;
     use crate::power::Readiness;
     use crate::store::Desk;
@@ -398,8 +457,14 @@ mod tests {
         medium
             .replace(&site, b"[power]\nboard = \"sim\"\nholdup_ms = 4000\n")
             .expect("config");
-        let settings = crate::config::load(&site).expect("load").settings;
+        let mut loaded = crate::config::load(&site).expect("load");
+        loaded.settings.gateway.data_dir = home.path().to_owned();
+        loaded.settings.gateway.run_dir = home.path().to_owned();
         let clock = Arc::new(ManualClock::new());
+        let time = Arc::clone(&clock) as Arc<dyn Clock>;
+        let gate = Arc::new(Gate::new());
+        let diary = Diary::start(&loaded, &medium, &gate, &time, "boot", None).expect("diary");
+        let settings = loaded.settings;
         let mut budget = Budget::default();
         let quick = Duration::from_millis(2);
         budget.commit.note(quick);
@@ -407,6 +472,7 @@ mod tests {
         budget.note_checkpoint(quick, 1);
         let history = home.path().join("history.json");
         let source = StatusSource {
+            queue: QueueDesk::new(false),
             shared: Arc::new(Shared::new(settings.power, None).expect("shared")),
             settings: Arc::new(Mutex::new(settings)),
             orders: Desk::new().orders(),
@@ -418,9 +484,11 @@ mod tests {
             card: "c".to_owned(),
             medium,
             gauge: None,
+            diary,
             history: HoldupHistory::open(history, "c", "sim"),
             unmeasurable: None,
             read_only: AtomicBool::new(false),
+            recovered: Recovered::default(),
         };
         World {
             _home: home,

@@ -1,0 +1,206 @@
+//! Opens the databases behind the guard: as soon as the gate is open, which it is not when the
+//! agent starts with power lost, and after they were looked after.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::durable::{Gate, Medium, Reserve, read_own_if_there};
+use crate::guard::Shared;
+use crate::queue::{Queue, QueueDesk};
+use crate::recovery::{RecoveryError, Verdict};
+use crate::store::{Desk, Observer, Store, StoreError, StoreOptions, StoreState, suspicion};
+
+use super::costs::{Governor, lock};
+use super::recovered::Recoverer;
+use super::{AgentError, explain, queue};
+
+/// How often the opener looks whether the agent ends while the gate is closed.
+const GATE_LOOK: Duration = Duration::from_millis(500);
+/// A note of why a database is suspected is read up to here.
+const LONGEST_SUSPICION: u64 = 4096;
+
+/// See the module's text.
+pub(super) struct Opener {
+    pub(super) settings: Settings,
+    pub(super) medium: Arc<Medium>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) governor: Arc<Governor>,
+    pub(super) desk: Desk,
+    pub(super) queue_desk: QueueDesk,
+    pub(super) shared: Arc<Shared>,
+    pub(super) reserve: Arc<Reserve>,
+    pub(super) recoverer: Recoverer,
+    /// What was said last of why it cannot be opened yet.
+    pub(super) said: Mutex<String>,
+}
+
+/// The databases that the agent has open.
+pub(super) struct Opened {
+    pub(super) store: Store,
+    /// `None` where it is off.
+    pub(super) queue: Option<Queue>,
+}
+
+/// After an opening that failed.
+enum Next {
+    /// It is tried again.
+    Again,
+    /// There must be room first.
+    Wait(AgentError),
+    /// The agent ends.
+    End(AgentError),
+}
+
+impl Opener {
+    /// The databases, or why the agent ends: then the guard is told to end too.
+    pub(super) fn open(self) -> Result<Opened, AgentError> {
+        let opened = loop {
+            let e = match self.try_open() {
+                Ok(store) => break Ok(store),
+                Err(e) => e,
+            };
+            match self.next(e) {
+                Next::Again => {}
+                Next::Wait(why) => self.wait_for_room(&why),
+                Next::End(why) => break Err(why),
+            }
+        };
+        match &opened {
+            Ok(_) => self.governor.govern(),
+            Err(_) => self.shared.stop(),
+        }
+        let store = opened?;
+        let queue = queue::start(
+            &self.settings,
+            &self.queue_desk,
+            self.desk.orders(),
+            &self.medium,
+            &self.gate,
+            &self.clock,
+        );
+        Ok(Opened { store, queue })
+    }
+
+    /// What to do about an opening that failed.
+    fn next(&self, e: AgentError) -> Next {
+        let ended = self.shared.has_ended();
+        let closed = matches!(e, AgentError::Store(StoreError::GateClosed { .. }));
+        let stopped = matches!(e, AgentError::Recovery(RecoveryError::Stopped { .. }));
+        let full = matches!(e, AgentError::Store(StoreError::Full { .. }))
+            || matches!(&e, AgentError::Recovery(e) if e.is_full());
+        let held_up = matches!(&e, AgentError::Recovery(e) if e.is_held_up());
+        if ended && (closed || stopped) {
+            Next::End(AgentError::StoppedEarly)
+        } else if ended && held_up {
+            Next::End(AgentError::StillOpening(
+                self.settings.gateway.data_dir.clone(),
+            ))
+        } else if ended {
+            Next::End(e)
+        } else if closed {
+            drop(self.gate.enter_timeout(GATE_LOOK));
+            Next::Again
+        } else if held_up {
+            self.say_once(&e);
+            std::thread::park_timeout(GATE_LOOK);
+            Next::Again
+        } else if full {
+            Next::Wait(e)
+        } else {
+            Next::End(e)
+        }
+    }
+
+    /// It is tried again and again; what keeps it is said when it changes.
+    fn say_once(&self, e: &AgentError) {
+        let why = explain(e);
+        let mut said = lock(&self.said);
+        if *said != why {
+            log::error!("{why}");
+            *said = why;
+        }
+    }
+
+    /// Not even the opening fits: the room kept back is given up for it, or there is room
+    /// later. The guard does its work meanwhile.
+    fn wait_for_room(&self, e: &AgentError) {
+        let released = self.reserve.release(&self.medium);
+        if matches!(released, Ok(true)) {
+            log::warn!("{}; the room kept back for this was given up", explain(e));
+            return;
+        }
+        if self.desk.orders().stats().state != StoreState::DiskFull {
+            log::error!("{}", explain(e));
+            self.desk.no_room();
+            self.governor.pauses.update();
+        }
+        if let Err(e) = released {
+            log::error!("the room kept back cannot be given up: {}", explain(&e));
+        }
+        std::thread::park_timeout(GATE_LOOK);
+    }
+
+    fn try_open(&self) -> Result<Store, AgentError> {
+        let (queue, store) = (
+            self.settings.gateway.queue_path(),
+            self.settings.gateway.store_path(),
+        );
+        match self.look_after(&queue, None) {
+            Err(e @ AgentError::Recovery(RecoveryError::Stopped { .. })) => return Err(e),
+            // Whatever is wrong with it, readings are taken.
+            Err(e) => log::error!("{}", explain(&e)),
+            Ok(_) => {}
+        }
+        queue::keep_above(&queue, &self.gate, &self.desk.orders())?;
+        self.sound(&store, |salvaged| self.open_store(&store, salvaged))
+    }
+
+    /// Opens `database` after it was looked after; once more where only SQLite sees that it is
+    /// damaged.
+    fn sound<T>(
+        &self,
+        database: &Path,
+        open: impl Fn(bool) -> Result<T, StoreError>,
+    ) -> Result<T, AgentError> {
+        let note = suspicion(database);
+        let noted = match read_own_if_there(&note, LONGEST_SUSPICION) {
+            Ok(why) => why.map(|why| String::from_utf8_lossy(&why).into_owned()),
+            // A note that cannot be read is one all the same.
+            Err(e) => Some(e.to_string()),
+        };
+        let verdict = self.look_after(database, noted.as_deref())?;
+        if noted.is_some() {
+            self.medium.remove(&note)?;
+        }
+        match open(verdict == Verdict::Salvaged) {
+            Err(e @ StoreError::Malformed { .. }) => {
+                let verdict = self.look_after(database, Some(&explain(&e)))?;
+                Ok(open(verdict == Verdict::Salvaged)?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    fn look_after(&self, database: &Path, why: Option<&str>) -> Result<Verdict, AgentError> {
+        Ok(self.recoverer.look_after(&self.settings, database, why)?)
+    }
+
+    fn open_store(&self, path: &Path, salvaged: bool) -> Result<Store, StoreError> {
+        Store::start(StoreOptions {
+            settings: self.settings.store,
+            path: path.to_owned(),
+            ledger: self.settings.gateway.ledger_path(),
+            medium: Arc::clone(&self.medium),
+            gate: Arc::clone(&self.gate),
+            reserve: Arc::clone(&self.reserve),
+            clock: Arc::clone(&self.clock),
+            observer: Arc::clone(&self.governor) as Arc<dyn Observer>,
+            desk: self.desk.clone(),
+            salvaged,
+        })
+    }
+}

@@ -1,0 +1,176 @@
+//! Looks after the agent's own databases before they are opened, and remembers what was found.
+//!
+//! It promises that no damaged database of ours is opened before its evidence was kept, and that
+//! what was lost is logged and shown. Other applications' databases are never touched here.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::audit::{AGENT, Audit};
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::durable::{Gate, Medium};
+use crate::recovery::pages::Expected;
+use crate::recovery::{self, Acknowledged, RecoveryError, Report, Request, Site, Verdict, Way};
+use crate::store::Ledger;
+use crate::{queue, store};
+
+use super::costs::lock;
+use super::explain;
+
+/// What the entry in the audit log gets, before the first change.
+const BEFORE: Duration = Duration::from_secs(5);
+/// Ranges of missing ids that an entry lists.
+const MOST_RANGES: usize = 16;
+
+/// What every table of ours looks like, for a file that cannot tell it any more.
+pub fn known_tables() -> Vec<Expected<'static>> {
+    let store = store::TABLES.iter().map(|(_, sql)| *sql);
+    let queue = queue::TABLES.iter().map(|(_, sql)| *sql);
+    store.chain(queue).map(Expected::of).collect()
+}
+
+/// What the ledger says of the store, for the store alone.
+fn noted(settings: &Settings, database: &Path) -> Option<Acknowledged> {
+    if database != settings.gateway.store_path() {
+        return None;
+    }
+    match Ledger::read(&settings.gateway.ledger_path()) {
+        Ok(noted) => noted.map(|n| Acknowledged {
+            epoch: n.epoch,
+            lowest: n.lowest,
+            upto: n.highest,
+        }),
+        Err(e) => {
+            log::warn!("what was acknowledged is not known: {}", explain(&e));
+            None
+        }
+    }
+}
+
+/// Reports since the agent started, and the newest one before.
+pub(super) type Recovered = Arc<Mutex<Vec<Report>>>;
+
+/// Recovers what is damaged.
+#[derive(Debug)]
+pub(super) struct Recoverer {
+    medium: Arc<Medium>,
+    gate: Arc<Gate>,
+    clock: Arc<dyn Clock>,
+    stop: Arc<AtomicBool>,
+    cut: bool,
+    audit: Audit,
+    recovered: Recovered,
+}
+
+impl Recoverer {
+    pub(super) fn new(
+        medium: Arc<Medium>,
+        gate: Arc<Gate>,
+        clock: Arc<dyn Clock>,
+        stop: Arc<AtomicBool>,
+        cut: bool,
+        audit: Audit,
+        recovered: Recovered,
+    ) -> Self {
+        Self {
+            medium,
+            gate,
+            clock,
+            stop,
+            cut,
+            audit,
+            recovered,
+        }
+    }
+
+    /// Looks at `database` as bytes and recovers it where anything is off. `suspicion`: what
+    /// SQLite said of a file that looks well.
+    pub(super) fn look_after(
+        &self,
+        settings: &Settings,
+        database: &Path,
+        suspicion: Option<&str>,
+    ) -> Result<Verdict, RecoveryError> {
+        let acknowledged = noted(settings, database);
+        let mut tables = known_tables();
+        if let Some(a) = acknowledged {
+            // Readings are only added, and kept from here on.
+            tables[0].kept_from = Some(a.lowest);
+        }
+        let entry = RefCell::new(None);
+        let shown = database.display().to_string();
+        let begins = |why: &str| {
+            let details = json!({ "database": shown, "found": why });
+            let begun = self.audit.begin("recovery", AGENT, details, BEFORE);
+            *entry.borrow_mut() = Some(begun.unwrap_or_else(|late| {
+                log::warn!("the recovery is not in the audit log yet: {}", late.why);
+                late.entry
+            }));
+        };
+        let site = Site {
+            medium: &self.medium,
+            gate: &self.gate,
+            stop: &self.stop,
+            clock: &*self.clock,
+            evidence: &settings.gateway.evidence_path(),
+            evidence_max: settings.recovery.evidence_max,
+        };
+        let done = recovery::recover(
+            &Request {
+                database,
+                way: Way::InPlace,
+                tables: &tables,
+                suspicion,
+                thorough: false,
+                cut: self.cut,
+                may_be_fresh: true,
+                acknowledged,
+                say: &|step| log::info!("{shown}: {step}"),
+                begins: &begins,
+            },
+            &site,
+        );
+        let report = match done {
+            // A new gateway: the database is made next.
+            Err(RecoveryError::Nothing(_)) => return Ok(Verdict::Clean),
+            // Nothing of ours was ever in it: the opening says so and leaves it alone.
+            Err(RecoveryError::Alien(_)) => return Ok(Verdict::Clean),
+            Err(e) => {
+                if let Some(entry) = entry.take() {
+                    let details = json!({ "error": explain(&e) });
+                    self.audit.end(&entry, "failed", details);
+                }
+                return Err(e);
+            }
+            Ok(report) => report,
+        };
+        if let Some(entry) = entry.take() {
+            let details = json!({
+                "database": shown,
+                "kept_rows": report.kept_rows,
+                "kept_transactions": report.kept_transactions,
+                "lost_transactions": report.lost_transactions,
+                "lost_rows_known": report.lost_rows_known,
+                "missing": report.missing.iter().take(MOST_RANGES).collect::<Vec<_>>(),
+                "evidence": report.evidence,
+            });
+            self.audit.end(&entry, report.verdict.name(), details);
+        }
+        let verdict = report.verdict;
+        match verdict {
+            Verdict::Clean => {}
+            Verdict::Replayed => log::info!("{report}"),
+            Verdict::Salvaged | Verdict::Restored | Verdict::Fresh | Verdict::Unrecoverable => {
+                log::error!("{report}");
+                lock(&self.recovered).push(report);
+            }
+        }
+        Ok(verdict)
+    }
+}
