@@ -3,11 +3,14 @@
 //! Exit codes: 0 ok, 1 the thing checked is bad, 2 usage or configuration, 3 refused, 4 I/O.
 //! No logic lives here that another caller of the library would miss.
 
+mod audit;
 pub mod config;
 mod demo;
 mod doctor;
 pub mod ingest;
 mod power;
+mod queue;
+mod recover;
 mod run;
 mod status;
 
@@ -61,11 +64,23 @@ enum Verb {
         #[command(subcommand)]
         what: power::PowerVerb,
     },
+    /// Recover a damaged SQLite database; its files are kept as evidence first.
+    Recover(recover::RecoverArgs),
+    /// What was done on this gateway, when, and by whom.
+    Audit {
+        #[command(subcommand)]
+        what: audit::AuditVerb,
+    },
     /// Send readings (JSON lines) from standard input to the agent.
     Ingest {
         /// Print the agent's answers, one JSON object a line.
         #[arg(long)]
         json: bool,
+    },
+    /// What waits to be sent: look at it, take it out, put it back, repair it.
+    Queue {
+        #[command(subcommand)]
+        what: queue::QueueVerb,
     },
     /// Check or show the configuration.
     Config {
@@ -102,6 +117,9 @@ impl Verb {
                 what: ConfigVerb::Check { json } | ConfigVerb::Show { json },
             } => *json,
             Self::Power { what } => what.wants_json(),
+            Self::Recover(what) => what.wants_json(),
+            Self::Audit { what } => what.wants_json(),
+            Self::Queue { what } => what.wants_json(),
         }
     }
 }
@@ -134,6 +152,9 @@ fn dispatch(args: &Args) -> anyhow::Result<u8> {
         Verb::Status { json } => status::run(&args.config, out, *json),
         Verb::Doctor { json } => doctor::run(&args.config, out, *json),
         Verb::Power { what } => power::run(&args.config, what, out),
+        Verb::Recover(what) => recover::run(&args.config, what, out),
+        Verb::Audit { what } => audit::run(&args.config, what, out),
+        Verb::Queue { what } => queue::run(&args.config, what, out),
         Verb::Ingest { json } => {
             let settings = crate::config::load(&args.config)?.settings;
             let progress = !json && io::stderr().is_terminal();

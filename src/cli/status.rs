@@ -154,12 +154,30 @@ fn print(s: &Status, out: &mut dyn Write) -> anyhow::Result<()> {
             s.store, s.stored, s.acked, s.wal_frames
         ),
     )?;
+    if let Some((from, upto)) = s.ledger.missing {
+        let value = format!("ACKNOWLEDGED READINGS {from} to {upto} ARE MISSING");
+        row(out, "ledger", value)?;
+    }
+    if let Some(problem) = &s.ledger.problem {
+        row(out, "ledger", problem.clone())?;
+    }
+    if let Some(problem) = &s.audit.problem {
+        let value = format!(
+            "{}, {} entries wait: {problem}",
+            s.audit.state, s.audit.waiting
+        );
+        row(out, "audit log", value)?;
+    }
+    row(out, "queue", queue(s))?;
     for d in s.databases.iter().filter(|d| d.role != "own") {
         row(
             out,
             "guarded",
             format!("{} (priority {}): {}", d.path, d.priority, d.state),
         )?;
+    }
+    for report in &s.recovered {
+        row(out, "recovered", report.to_string())?;
     }
     let freeze = s
         .freeze_refused
@@ -171,6 +189,25 @@ fn print(s: &Status, out: &mut dyn Write) -> anyhow::Result<()> {
         None => row(out, "last outage", "none recorded".to_owned())?,
     }
     Ok(())
+}
+
+/// `running; 12 messages (3400 bytes), 0 dead`
+fn queue(s: &Status) -> String {
+    let q = &s.queue;
+    let mut words = q.state.clone();
+    if q.state != "off" {
+        words.push_str(&format!(
+            "; {} messages ({} bytes), {} dead, {} dropped",
+            q.depth, q.bytes, q.dead, q.dropped
+        ));
+    }
+    if let Some(t) = q.retry_loop_s {
+        words.push_str(&format!("; retry loop for {} minutes", t / 60));
+    }
+    if let Some(why) = &q.problem {
+        words.push_str(&format!("; {why}"));
+    }
+    words
 }
 
 /// `3.91 V, 84 %, charging, read 2 s ago`

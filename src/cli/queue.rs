@@ -1,0 +1,491 @@
+//! `holdup queue stats|list|dead|export|import|rebuild`: what waits to be sent, and its repair.
+//!
+//! Reading works beside a running agent, but not while it is parked: its file system may be frozen
+//! then. What changes the queue needs the agent stopped.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Subcommand;
+use serde_json::json;
+
+use crate::agent::Status;
+use crate::clock::{SystemClock, Wall};
+use crate::config::{self, Settings};
+use crate::durable::{Gate, Medium};
+use crate::guard::{Instance, InstanceError, SimMachine, process_in_words};
+use crate::queue::{self, Met, Rebuilt, Row, Site, SqlRows, Survey};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum QueueVerb {
+    /// How much waits, since when, and whether it moves.
+    Stats {
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The messages that wait, oldest first.
+    List {
+        /// At most so many.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        /// As JSON lines, as `export` writes them.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The dead letters, each with its reason.
+    Dead {
+        /// At most so many.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        /// As JSON lines, as `export` writes them.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write every message that can be read as a JSON line, dead letters included.
+    Export {
+        /// Read this queue instead of the gateway's own.
+        #[arg(long, value_name = "DB")]
+        from: Option<PathBuf>,
+        /// Write to this new file instead of standard output.
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Put the messages of JSON lines into the queue; the agent must be stopped.
+    Import {
+        /// The lines; `-` is standard input.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a new queue from what can be read of the old one; the agent must be stopped.
+    Rebuild {
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl QueueVerb {
+    pub(super) fn wants_json(&self) -> bool {
+        match self {
+            Self::Stats { json }
+            | Self::List { json, .. }
+            | Self::Dead { json, .. }
+            | Self::Import { json, .. }
+            | Self::Rebuild { json, .. } => *json,
+            Self::Export { .. } => false,
+        }
+    }
+}
+
+/// Refused: exit code 3.
+const REFUSED: u8 = 3;
+
+pub(super) fn run(config: &Path, verb: &QueueVerb, out: &mut dyn Write) -> anyhow::Result<u8> {
+    let settings = config::load(config)?.settings;
+    match verb {
+        QueueVerb::Stats { json } => stats(&settings, *json, out),
+        QueueVerb::List { limit, json } => list(&settings, false, *limit, *json, out),
+        QueueVerb::Dead { limit, json } => list(&settings, true, *limit, *json, out),
+        QueueVerb::Export { from, output } => {
+            export(&settings, from.as_deref(), output.as_deref(), out)
+        }
+        QueueVerb::Import { file, json } => import(&settings, file, *json, out),
+        QueueVerb::Rebuild { yes, json } => rebuild(&settings, *yes, *json, out),
+    }
+}
+
+/// What a running agent says, if one answers.
+fn agent(settings: &Settings) -> Option<Status> {
+    super::status::ask(settings).ok()
+}
+
+/// May the data directory be touched? The supply's state, where it may not.
+fn frozen(agent: Option<&Status>) -> Option<&str> {
+    let calm = ["Good", "Brownout", "OnBattery"];
+    agent
+        .map(|a| a.supply.as_str())
+        .filter(|s| !calm.contains(s))
+}
+
+fn refused(why: &str, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
+    if json {
+        writeln!(out, "{:#}", json!({ "refused": why }))?;
+    } else {
+        writeln!(io::stderr(), "refused: {why}")?;
+    }
+    Ok(REFUSED)
+}
+
+fn stats(settings: &Settings, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
+    let agent = agent(settings);
+    let path = settings.gateway.queue_path();
+    let (survey, problem) = match frozen(agent.as_ref()) {
+        Some(supply) => (None, Some(format!("not read: supply {supply}"))),
+        None => match queue::survey(&path) {
+            Ok(survey) => (survey, None),
+            Err(e) => (None, Some(crate::agent::explain(&e))),
+        },
+    };
+    let state = agent.as_ref().map(|a| &a.queue);
+    let bad = problem.is_some() && frozen(agent.as_ref()).is_none()
+        || survey.as_ref().is_some_and(|s| s.retry_loop_s.is_some())
+        || state.is_some_and(|q| q.state == "failed");
+    if json {
+        let answer = json!({
+            "path": path,
+            "enabled": settings.queue.enabled,
+            "agent": state,
+            "queue": survey,
+            "problem": problem,
+            "retry_loop": survey.as_ref().and_then(Survey::loop_in_words),
+        });
+        writeln!(out, "{answer:#}")?;
+        return Ok(u8::from(bad));
+    }
+    let row = |out: &mut dyn Write, name: &str, value: String| writeln!(out, "{name:<11} {value}");
+    row(out, "queue", path.display().to_string())?;
+    let words = match state {
+        Some(q) => q
+            .problem
+            .as_ref()
+            .map_or_else(|| q.state.clone(), |why| format!("{}: {why}", q.state)),
+        None if settings.queue.enabled => "no agent runs".to_owned(),
+        None => "off, and no agent runs".to_owned(),
+    };
+    row(out, "state", words)?;
+    if let Some(problem) = problem {
+        row(out, "problem", problem)?;
+    }
+    let Some(s) = survey else {
+        if let Some(q) = state {
+            row(
+                out,
+                "depth",
+                format!("{} messages, {} bytes", q.depth, q.bytes),
+            )?;
+        }
+        return Ok(u8::from(bad));
+    };
+    let at =
+        |ms: Option<i64>| ms.map_or_else(|| "-".to_owned(), |ms| Wall::from_millis(ms).to_string());
+    row(
+        out,
+        "depth",
+        format!("{} messages, {} bytes", s.depth, s.bytes),
+    )?;
+    row(out, "oldest", at(s.oldest_at))?;
+    row(
+        out,
+        "retries",
+        format!(
+            "{} by the {} that were tried, {} ever",
+            s.total_retries, s.retrying, s.retries
+        ),
+    )?;
+    row(
+        out,
+        "confirmed",
+        format!("{}, last {}", s.confirmed, at(s.last_confirmed_at)),
+    )?;
+    row(out, "dropped", s.dropped.to_string())?;
+    row(
+        out,
+        "dead",
+        format!("{} kept, {} made room", s.dead, s.dead_dropped),
+    )?;
+    row(
+        out,
+        "readings",
+        format!(
+            "queued up to {}, gone up to {}",
+            s.fed_upto, s.delivered_upto
+        ),
+    )?;
+    if let Some(words) = s.loop_in_words() {
+        row(out, "", words)?;
+    }
+    Ok(u8::from(bad))
+}
+
+fn list(
+    settings: &Settings,
+    dead: bool,
+    limit: usize,
+    json: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
+    if let Some(supply) = frozen(agent(settings).as_ref()) {
+        return refused(
+            &format!("the queue is not read while the supply is {supply}"),
+            json,
+            out,
+        );
+    }
+    let path = settings.gateway.queue_path();
+    if !path.exists() {
+        return Ok(0);
+    }
+    let mut shown = 0;
+    let mut faults = 0;
+    for met in SqlRows::open(&path)? {
+        match met {
+            Met::Row(row) if row.dead.is_some() == dead => {
+                if shown >= limit {
+                    break;
+                }
+                shown += 1;
+                if json {
+                    out.write_all(queue::write_line(&row).as_bytes())?;
+                } else {
+                    print_row(&row, out)?;
+                }
+            }
+            // The waiting ones are read first.
+            Met::Row(_) => {
+                if !dead {
+                    break;
+                }
+            }
+            other @ (Met::Invalid { .. } | Met::Lost { .. }) => {
+                faults += 1;
+                tell_fault(&other)?;
+            }
+        }
+    }
+    Ok(u8::from(faults > 0))
+}
+
+fn print_row(row: &Row, out: &mut dyn Write) -> anyhow::Result<()> {
+    let at = row
+        .created_at
+        .map_or_else(|| "-".to_owned(), |ms| Wall::from_millis(ms).to_string());
+    write!(
+        out,
+        "{}  priority {}  {at}  {} bytes  {} retries",
+        row.message_id,
+        row.priority,
+        row.payload.len(),
+        row.retry_count
+    )?;
+    if let Some((why, _)) = &row.dead {
+        write!(out, "  {}", why.escape_debug())?;
+    }
+    writeln!(out)?;
+    Ok(())
+}
+
+fn tell_fault(met: &Met) -> io::Result<()> {
+    let mut err = io::stderr();
+    match met {
+        Met::Row(_) => Ok(()),
+        Met::Invalid { table, id, why } => writeln!(err, "{table} row {id} is no message: {why}"),
+        Met::Lost {
+            table,
+            from,
+            upto,
+            why,
+        } => {
+            let from = (*from).max(0);
+            match upto {
+                Some(upto) => writeln!(err, "{table} rows {from} to {upto} cannot be read: {why}"),
+                None => writeln!(err, "{table} cannot be read from row {from} on: {why}"),
+            }
+        }
+    }
+}
+
+fn export(
+    settings: &Settings,
+    from: Option<&Path>,
+    output: Option<&Path>,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
+    let path = from.map_or_else(|| settings.gateway.queue_path(), Path::to_owned);
+    if from.is_none()
+        && let Some(supply) = frozen(agent(settings).as_ref())
+    {
+        return refused(
+            &format!("the queue is not read while the supply is {supply}"),
+            false,
+            out,
+        );
+    }
+    anyhow::ensure!(path.exists(), "there is no queue at {}", path.display());
+    let mut file;
+    let target: &mut dyn Write = match output {
+        Some(to) => {
+            let new = File::create_new(to)
+                .with_context(|| format!("cannot make {}: name a new file", to.display()))?;
+            file = BufWriter::new(new);
+            &mut file
+        }
+        None => out,
+    };
+    let (mut rows, mut faults) = (0u64, 0u64);
+    for met in SqlRows::open(&path)? {
+        if let Met::Row(row) = &met {
+            target.write_all(queue::write_line(row).as_bytes())?;
+            rows += 1;
+        } else {
+            faults += 1;
+            tell_fault(&met)?;
+        }
+    }
+    target.flush()?;
+    writeln!(
+        io::stderr(),
+        "exported {rows} messages; {faults} places could not be read"
+    )?;
+    Ok(u8::from(faults > 0))
+}
+
+/// The instance lock, so that no agent starts meanwhile; or who has it.
+fn alone(settings: &Settings) -> anyhow::Result<Result<Instance, String>> {
+    let (run, data) = (&settings.gateway.run_dir, &settings.gateway.data_dir);
+    for dir in [run, data] {
+        std::fs::create_dir_all(dir)
+            .with_context(|| format!("cannot make directory {}", dir.display()))?;
+    }
+    // Nothing is thawed here: an agent that was killed while parked is for the next agent to end.
+    match Instance::take(run, data, &SimMachine) {
+        Ok((instance, _)) => Ok(Ok(instance)),
+        Err(InstanceError::Running { pid, .. }) => {
+            let who = pid
+                .parse()
+                .map_or_else(|_| "a holdup".to_owned(), process_in_words);
+            Ok(Err(format!(
+                "{who} runs; stop it first (systemctl stop holdup)"
+            )))
+        }
+        Err(e @ InstanceError::DataInUse(_)) => Ok(Err(e.to_string())),
+        Err(e @ (InstanceError::Io { .. } | InstanceError::Rights { .. })) => Err(e.into()),
+    }
+}
+
+fn import(settings: &Settings, file: &Path, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
+    let _alone = match alone(settings)? {
+        Ok(instance) => instance,
+        Err(who) => return refused(&who, json, out),
+    };
+    let input: Box<dyn BufRead> = if file == Path::new("-") {
+        Box::new(io::stdin().lock())
+    } else {
+        let opened = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
+        Box::new(BufReader::new(opened))
+    };
+    let medium = Medium::open(&settings.gateway.data_dir)?;
+    let site = Site {
+        medium: &medium,
+        gate: &Gate::new(),
+        clock: &SystemClock,
+    };
+    let done = queue::import(&settings.gateway.queue_path(), settings.queue, site, input)?;
+    if json {
+        writeln!(out, "{:#}", serde_json::to_value(&done)?)?;
+    } else {
+        for (number, why) in &done.bad_lines {
+            writeln!(io::stderr(), "line {number}: {why}")?;
+        }
+        writeln!(
+            out,
+            "imported {}, there already {}, refused by the full queue {}, bad lines {}",
+            done.imported, done.duplicates, done.rejected, done.bad
+        )?;
+    }
+    Ok(u8::from(done.bad > 0 || done.rejected > 0))
+}
+
+fn rebuild(settings: &Settings, yes: bool, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
+    let _alone = match alone(settings)? {
+        Ok(instance) => instance,
+        Err(who) => return refused(&who, json, out),
+    };
+    let path = settings.gateway.queue_path();
+    if !yes && !confirmed(&path)? {
+        return refused(
+            "the queue would be replaced: confirm it, or give --yes",
+            json,
+            out,
+        );
+    }
+    let medium = Medium::open(&settings.gateway.data_dir)?;
+    let site = Site {
+        medium: &medium,
+        gate: &Gate::new(),
+        clock: &SystemClock,
+    };
+    let store = settings.gateway.store_path();
+    let done = queue::rebuild(&path, &store, &settings.gateway.id, settings.queue, site)?;
+    if json {
+        writeln!(out, "{:#}", serde_json::to_value(&done)?)?;
+    } else {
+        print_rebuilt(&done, settings, out)?;
+    }
+    let whole = done.lost.is_empty() && done.invalid == 0 && done.unreadable.is_none();
+    Ok(u8::from(!whole))
+}
+
+fn print_rebuilt(done: &Rebuilt, settings: &Settings, out: &mut dyn Write) -> anyhow::Result<()> {
+    if let Some(evidence) = &done.evidence {
+        writeln!(out, "the old files were copied to {}", evidence.display())?;
+    }
+    if let Some(why) = &done.unreadable {
+        writeln!(out, "nothing of the old queue could be read: {why}")?;
+    }
+    writeln!(
+        out,
+        "kept {} messages and {} dead letters; {} were there twice",
+        done.kept, done.kept_dead, done.duplicates
+    )?;
+    for (table, id, why) in &done.invalid_rows {
+        writeln!(out, "{table} row {id} is no message: {why}")?;
+    }
+    for gap in &done.lost {
+        let upto = gap
+            .upto
+            .map_or_else(|| "the end".to_owned(), |n| n.to_string());
+        let from = gap.from.max(0);
+        writeln!(
+            out,
+            "{} rows {from} to {upto} could not be read: {}",
+            gap.table, gap.why
+        )?;
+    }
+    match done.fed_from {
+        Some(id) if settings.queue.enabled => writeln!(
+            out,
+            "when the agent runs, readings above {id} that are missing here are queued again from the store"
+        )?,
+        Some(_) => writeln!(
+            out,
+            "queue.enabled is false: what is missing here is not queued again from the store"
+        )?,
+        None => writeln!(out, "the store could not be asked what was delivered")?,
+    }
+    Ok(())
+}
+
+fn confirmed(path: &Path) -> anyhow::Result<bool> {
+    if !io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    let mut ask = io::stderr();
+    write!(
+        ask,
+        "{} will be replaced by what can be read of it (a copy is kept); go on? [y/N] ",
+        path.display()
+    )?;
+    ask.flush()?;
+    let mut line = String::new();
+    io::stdin().read_line(&mut line)?;
+    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
+}

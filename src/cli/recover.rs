@@ -1,0 +1,199 @@
+//! `holdup recover DB`: whatever is damaged, the evidence is kept and the least is lost.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args;
+use rustix::fs::Mode;
+
+use crate::agent::known_tables;
+use crate::clock::SystemClock;
+use crate::config;
+use crate::durable::{Gate, Medium};
+use crate::recovery::{self, HoldError, RecoveryError, Report, Request, Site, Verdict, Way};
+
+/// Evidence that `holdup recover` keeps where no configuration says otherwise.
+const EVIDENCE_MAX: u64 = 1 << 30;
+/// Refused: exit code 3.
+const REFUSED: u8 = 3;
+
+#[derive(Debug, Args)]
+pub(super) struct RecoverArgs {
+    /// The database: any SQLite file. Nobody else may have it open.
+    #[arg(value_name = "DB")]
+    database: PathBuf,
+    /// Say what would come of it; change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Leave DB as it is and write what can be recovered to this new file.
+    #[arg(long, value_name = "COPY", conflicts_with = "dry_run")]
+    output: Option<PathBuf>,
+    /// As one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl RecoverArgs {
+    pub(super) fn wants_json(&self) -> bool {
+        self.json
+    }
+}
+
+/// 0: all that is known to have been in it stands now; 1: something is lost, or (with
+/// `--dry-run`) there is something to recover; 3: somebody has it open.
+pub(super) fn run(config: &Path, args: &RecoverArgs, out: &mut dyn Write) -> anyhow::Result<u8> {
+    let database = absolute(&args.database)?;
+    let folder = database.parent().unwrap_or(Path::new("/")).to_owned();
+    // Any SQLite file can be recovered, on a machine that is no gateway too.
+    let settings = config::load(config).ok().map(|l| l.settings);
+    let own = settings.as_ref().filter(|s| s.gateway.data_dir == folder);
+    let evidence = folder.join("evidence");
+    let scratch = args.dry_run.then(Scratch::new).transpose()?;
+    let way = match (&args.output, &scratch) {
+        (Some(to), _) => Way::Copy(fresh(to)?),
+        (None, Some(scratch)) => Way::Look(scratch.0.clone()),
+        (None, None) => Way::InPlace,
+    };
+    let medium = Medium::open(&folder)?;
+    let site = Site {
+        medium: &medium,
+        gate: &Arc::new(Gate::new()),
+        stop: &Arc::default(),
+        clock: &SystemClock,
+        evidence: &evidence,
+        evidence_max: own.map_or(EVIDENCE_MAX, |s| s.recovery.evidence_max),
+    };
+    let tables = known_tables();
+    let progress = !args.json && io::stderr().is_terminal();
+    let say = |step: &str| {
+        if progress {
+            // Progress is a courtesy.
+            writeln!(io::stderr(), "{step} ...").ok();
+        }
+    };
+    let request = Request {
+        database: &database,
+        way,
+        tables: &tables,
+        suspicion: None,
+        thorough: true,
+        cut: false,
+        may_be_fresh: false,
+        acknowledged: None,
+        say: &say,
+        begins: &|_| {},
+    };
+    let report = match recovery::recover(&request, &site) {
+        Ok(report) => report,
+        Err(RecoveryError::Held(e @ HoldError::InUse { .. })) => {
+            return refused(&e, args.json, out);
+        }
+        Err(e) => return Err(e).with_context(|| format!("cannot recover {}", database.display())),
+    };
+    if args.json {
+        writeln!(out, "{:#}", serde_json::to_value(&report)?)?;
+    } else {
+        print(&report, args.dry_run, out)?;
+    }
+    let whole = match report.verdict {
+        Verdict::Clean | Verdict::Replayed => true,
+        Verdict::Salvaged | Verdict::Restored => {
+            !args.dry_run && report.lost_transactions == 0 && report.missing.is_empty()
+        }
+        Verdict::Fresh | Verdict::Unrecoverable => false,
+    };
+    Ok(u8::from(!whole))
+}
+
+/// A directory for copies that nobody keeps; removed when dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> anyhow::Result<Self> {
+        let name = format!("holdup-recover-{}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        rustix::fs::mkdir(&dir, Mode::RWXU)
+            .with_context(|| format!("cannot make directory {}", dir.display()))?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(e) = std::fs::remove_dir_all(&self.0) {
+            log::warn!("cannot remove {}: {e}", self.0.display());
+        }
+    }
+}
+
+/// Where a copy may be written: there is nothing yet.
+fn fresh(path: &Path) -> anyhow::Result<PathBuf> {
+    if path.symlink_metadata().is_ok() {
+        anyhow::bail!("{} exists: name a file that does not", path.display());
+    }
+    std::path::absolute(path).context("the working directory cannot be read: give a full path")
+}
+
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    // A link's target is what SQLite puts -wal and -journal beside.
+    let path = path.canonicalize().or_else(|_| std::path::absolute(path));
+    path.context("the working directory cannot be read: give a full path")
+}
+
+fn refused(why: &HoldError, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
+    if json {
+        writeln!(
+            out,
+            "{:#}",
+            serde_json::json!({ "refused": why.to_string() })
+        )?;
+    } else {
+        writeln!(out, "{why}")?;
+    }
+    Ok(REFUSED)
+}
+
+fn print(r: &Report, dry: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+    let row = |out: &mut dyn Write, name: &str, value: String| writeln!(out, "{name:<13} {value}");
+    row(out, "database", r.database.display().to_string())?;
+    let would = if dry { " (nothing was changed)" } else { "" };
+    row(out, "verdict", format!("{}{would}", r.verdict.name()))?;
+    row(out, "found", r.found.clone())?;
+    if r.kept_transactions + r.lost_transactions > 0 {
+        row(
+            out,
+            "log",
+            format!(
+                "{} transactions kept, {} lost; {} frames kept, {} damaged",
+                r.kept_transactions, r.lost_transactions, r.kept_frames, r.lost_frames
+            ),
+        )?;
+    }
+    for table in &r.tables {
+        row(out, "table", format!("{}: {} rows", table.name, table.rows))?;
+    }
+    for m in &r.missing {
+        row(
+            out,
+            "missing",
+            format!("readings {} to {} ({} rows)", m.first, m.last, m.rows()),
+        )?;
+    }
+    if let Some(evidence) = &r.evidence {
+        row(out, "evidence", evidence.display().to_string())?;
+    }
+    if let Some(output) = &r.output {
+        row(out, "written to", output.display().to_string())?;
+    }
+    for step in &r.steps {
+        row(
+            out,
+            "step",
+            format!("{:>9.1} ms  {}", step.took_ms, step.what),
+        )?;
+    }
+    row(out, "took", format!("{:.1} ms", r.took_ms))?;
+    Ok(())
+}
