@@ -8,7 +8,7 @@ use std::time::Duration;
 use holdup::cli::ingest::{IngestOpts, run};
 use holdup::config::{
     BoardKind, BoardSettings, EventSettings, FreezePolicy, GatewaySettings, OnParkMax,
-    PowerSettings, Settings, Source,
+    PowerSettings, QueueSettings, RecoverySettings, Settings, Source, WhenFull,
 };
 
 use crate::ingest::{Server, line};
@@ -53,7 +53,20 @@ fn settings(server: &Server) -> Settings {
             safe_to_cut: None,
         },
         store: SETTINGS,
+        recovery: RecoverySettings {
+            evidence_max: 1 << 20,
+        },
         ingest: INGEST,
+        queue: QueueSettings {
+            enabled: false,
+            max_items: 10,
+            max_bytes: 10_000,
+            ttl: None,
+            when_full: WhenFull::Reject,
+            retry_min: s(1),
+            retry_max: s(1),
+            max_retries: 1,
+        },
         databases: Vec::new(),
         gauge: None,
         events: EventSettings {

@@ -6,6 +6,7 @@ mod allocations;
 #[path = "../support/application.rs"]
 #[expect(dead_code, reason = "tests/kernel has it write without end")]
 mod application;
+mod audit;
 mod board;
 mod config;
 mod cross;
@@ -19,9 +20,12 @@ mod home;
 mod hooks;
 mod ingest;
 mod ingest_verb;
+mod ledger;
 mod measure;
 mod own_files;
 mod power_verb;
+mod queue;
+mod recover;
 mod rooms;
 mod store;
 mod store_world;

@@ -51,8 +51,6 @@ fn what_the_guard_cannot_do_without_is_named_and_the_agent_ends() {
         "edge_store.db-wal",
         "edge_store.db-shm",
         "edge_store.db-journal",
-        "sync_queue.db",
-        "sync_queue.db-journal",
     ] {
         for instead in ALL {
             let home = home_with(name, instead);
@@ -78,6 +76,8 @@ fn what_it_can_do_without_keeps_no_reading_from_being_stored() {
         "costs.json.new",
         "holdup_history.json",
         "holdup_history.json.new",
+        "sync_queue.db",
+        "sync_queue.db-journal",
     ] {
         for instead in ALL {
             let home = home_with(name, instead);

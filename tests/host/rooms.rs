@@ -10,6 +10,7 @@ const MAY: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("config", &["clock"]),
     ("durable", &["clock"]),
+    ("audit", &["durable", "clock"]),
     ("board", &["clock", "config"]),
     ("power", &["clock", "config"]),
     ("hooks", &["power", "clock", "config"]),
@@ -17,11 +18,12 @@ const MAY: &[(&str, &[&str])] = &[
     ("queue", &["store", "durable", "clock", "config"]),
     ("ingest", &["store", "durable", "clock", "config"]),
     ("guard", &["power", "store", "durable", "clock", "config"]),
+    ("recovery", &["guard", "durable", "clock"]),
     (
         "agent",
         &[
-            "board", "power", "guard", "store", "queue", "ingest", "hooks", "durable", "clock",
-            "config",
+            "board", "power", "guard", "store", "queue", "recovery", "ingest", "hooks", "audit",
+            "durable", "clock", "config",
         ],
     ),
     ("demo", &["agent", "clock"]),
@@ -32,7 +34,8 @@ const MAY: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "agent", "board", "doctor", "demo", "guard", "ingest", "config", "clock", "durable",
+            "agent", "audit", "board", "doctor", "demo", "guard", "recovery", "ingest", "queue",
+            "config", "clock", "durable",
         ],
     ),
     ("main", &["cli"]),

@@ -530,3 +530,31 @@ fn what_is_not_a_database_is_left_untouched_and_an_orphaned_log_is_kept() {
     ));
     assert_eq!(std::fs::metadata(&wal).expect("kept").len(), 100);
 }
+
+#[test]
+fn the_delivered_mark_is_kept_with_the_next_commit_and_costs_none_of_its_own() {
+    let world = World::new();
+    let store = world.start(SETTINGS);
+    let told = Arc::new(Told::default());
+    store.intake().submit(chunk(&told, 1, 10, None));
+    until("stored", || told.upto() == 10);
+    let commits = store.stats().commits;
+    store.orders().set_delivered_upto(7);
+    store.intake().submit(chunk(&told, 11, 1, None));
+    until("stored", || told.upto() == 11);
+    assert_eq!(store.stats().commits, commits + 1);
+    let kept = "SELECT value FROM holdup_meta WHERE key = 'delivered_upto'";
+    assert_eq!(world.ask(kept), 7);
+    store.stop();
+    // With the queue turned off again retention is free, and the mark stays.
+    let store = world.start(StoreSettings {
+        max_bytes: Some(1),
+        ..SETTINGS
+    });
+    until("what was delivered is gone", || {
+        store.stats().lowest_id == 8
+    });
+    store.orders().deliver_nothing();
+    until("the rest is gone too", || store.stats().lowest_id == 11);
+    assert_eq!(world.ask(kept), 7);
+}

@@ -104,11 +104,16 @@ impl World {
         self.home.path().join("edge_store.db")
     }
 
+    pub(crate) fn ledger(&self) -> PathBuf {
+        self.home.path().join("ledger")
+    }
+
     pub(crate) fn try_start(&self, settings: StoreSettings) -> Result<Store, StoreError> {
         Store::start(StoreOptions {
             desk: Desk::new(),
             settings,
             path: self.path(),
+            ledger: self.ledger(),
             medium: Arc::new(Medium::open(self.home.path()).expect("medium")),
             gate: Arc::clone(&self.gate),
             reserve: Arc::new(Reserve::new(
@@ -117,6 +122,7 @@ impl World {
             )),
             clock: Arc::clone(&self.clock),
             observer: Arc::clone(&self.seen) as Arc<_>,
+            salvaged: false,
         })
     }
 

@@ -136,6 +136,35 @@ impl Card {
         outside
     }
 
+    /// Writes `bytes` over the start of the file `inside`, behind the file system's back. At most
+    /// one of its blocks. The card must be cleanly unmounted or checked.
+    pub(crate) fn overwrite(&self, inside: &str, bytes: &[u8]) {
+        let ask = |question: &str| {
+            let mut debugfs = tool("debugfs");
+            debugfs.arg("-R").arg(question).arg(self.partition());
+            text(&run(&mut debugfs))
+        };
+        let last_number = |text: &str| -> u64 {
+            let mut words = text.split_whitespace().filter_map(|w| w.parse().ok());
+            words
+                .next_back()
+                .unwrap_or_else(|| panic!("no number: {text}"))
+        };
+        let block = last_number(&ask(&format!("bmap \"{inside}\" 0")));
+        let stats = ask("stats -h");
+        let size = stats
+            .lines()
+            .find_map(|l| l.strip_prefix("Block size:"))
+            .unwrap_or_else(|| panic!("no block size: {stats}"));
+        let size = last_number(size);
+        assert!(block > 0 && bytes.len() as u64 <= size, "{inside}: {block}");
+        File::options()
+            .write(true)
+            .open(&self.image)
+            .and_then(|image| image.write_all_at(bytes, PARTITION_START * SECTOR + block * size))
+            .expect("the card takes a write");
+    }
+
     /// e2fsprogs' own way to name a file system inside an image.
     fn partition(&self) -> String {
         format!(

@@ -4,6 +4,7 @@
 mod allocations;
 #[path = "../support/application.rs"]
 mod application;
+mod audit;
 #[path = "../support/disk.rs"]
 mod disk;
 mod flushes;

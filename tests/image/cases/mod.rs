@@ -6,5 +6,6 @@ mod foreign;
 mod kernels;
 mod measure;
 mod outage;
+mod recovery;
 mod soak;
 mod supply;

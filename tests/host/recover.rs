@@ -1,0 +1,275 @@
+//! Damaged databases under the real agent and the real command line.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::home::{Agent, Home};
+
+/// Readings of one client, all acknowledged; the agent is killed, so that its log stays.
+fn filled(home: &Home, readings: u64) {
+    let agent = home.serving();
+    let mut client = home.client();
+    for n in 1..=readings {
+        client.send();
+        if n % 50 == 0 && n < readings {
+            client.wait_acked(n);
+        }
+    }
+    client.wait_acked(readings);
+    agent.kill();
+}
+
+fn strike(path: &Path, damage: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).expect("read");
+    damage(&mut bytes);
+    #[expect(clippy::disallowed_methods, reason = "the test plants damage")]
+    fs::write(path, bytes).expect("write");
+}
+
+/// Random bytes, always the same.
+fn noise(bytes: &mut [u8]) {
+    let mut x = 0x9e37_79b9_7f4a_7c15_u64;
+    for byte in bytes {
+        x = x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        *byte = x.to_be_bytes()[0];
+    }
+}
+
+fn store(home: &Home) -> PathBuf {
+    home.data("edge_store.db")
+}
+
+fn log_of(home: &Home) -> PathBuf {
+    home.data("edge_store.db-wal")
+}
+
+fn recovered<'a>(status: &'a Value, file: &str) -> Option<&'a Value> {
+    let all = status["recovered"].as_array()?;
+    all.iter()
+        .find(|r| r["database"].as_str().is_some_and(|d| d.ends_with(file)))
+}
+
+/// Serving, with a report of that verdict on the store.
+fn serves_after(agent: &mut Agent<'_>, home: &Home, verdict: &str) -> Value {
+    let status = agent.wait_for("a recovered store", |s| {
+        s["store"] == "running" && recovered(s, "edge_store.db").is_some()
+    });
+    let report = recovered(&status, "edge_store.db")
+        .expect("a report")
+        .clone();
+    assert_eq!(report["verdict"], verdict, "{report:#}");
+    let mut client = home.client();
+    client.send();
+    client.wait_acked(1);
+    report
+}
+
+fn text(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr)
+}
+
+#[test]
+fn a_log_whose_start_is_random_is_salvaged_at_the_next_start_and_nobody_is_asked() {
+    let home = Home::new();
+    filled(&home, 1000);
+    strike(&log_of(&home), |bytes| noise(&mut bytes[..512]));
+    let damaged = fs::read(log_of(&home)).expect("read");
+    let mut agent = home.start();
+    let report = serves_after(&mut agent, &home, "salvaged");
+    let evidence = PathBuf::from(report["evidence"].as_str().expect("a path"));
+    let kept = fs::read(evidence.join("edge_store.db-wal")).expect("evidence");
+    assert_eq!(kept, damaged, "byte for byte");
+    assert!(evidence.join("manifest.json").exists());
+    let words = home.holdup(&["status"]);
+    assert!(text(&words).contains("salvaged"), "{}", text(&words));
+    agent.stop();
+    let back = home.values().len();
+    assert!(back > 990, "{back} of 1001 readings: {report:#}");
+    // What was put right is sound: the next start finds nothing.
+    let mut agent = home.start();
+    let status = agent.wait_for("a store", |s| s["store"] == "running");
+    assert_eq!(status["recovered"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn a_missing_database_beside_its_log_gives_its_readings() {
+    let home = Home::new();
+    filled(&home, 200);
+    fs::remove_file(store(&home)).expect("remove");
+    let mut agent = home.start();
+    serves_after(&mut agent, &home, "salvaged");
+    agent.stop();
+    assert_eq!(home.values().len(), 201);
+}
+
+#[test]
+fn a_file_of_which_nothing_can_be_read_is_put_aside_and_the_gateway_serves() {
+    let home = Home::new();
+    filled(&home, 5);
+    for suffix in ["-wal", "-shm"] {
+        fs::remove_file(home.data(&format!("edge_store.db{suffix}"))).expect("remove");
+    }
+    strike(&store(&home), |bytes| noise(bytes));
+    let damaged = fs::read(store(&home)).expect("read");
+    let mut agent = home.start();
+    let report = serves_after(&mut agent, &home, "fresh");
+    let evidence = PathBuf::from(report["evidence"].as_str().expect("a path"));
+    let kept = fs::read(evidence.join("edge_store.db")).expect("evidence");
+    assert_eq!(kept, damaged, "byte for byte");
+}
+
+#[test]
+fn a_table_that_only_sqlite_finds_damaged_is_recovered_too() {
+    let home = Home::new();
+    filled(&home, 600);
+    home.serving().stop();
+    // Pages 2 and up of a store of 1 KiB pages; the header stays as it is.
+    strike(&store(&home), |bytes| noise(&mut bytes[1024..3072]));
+    let mut agent = home.start();
+    let report = serves_after(&mut agent, &home, "salvaged");
+    assert!(report["evidence"].is_string(), "{report:#}");
+}
+
+#[test]
+fn a_database_that_fails_while_it_serves_is_recovered_by_the_next_start() {
+    let home = Home::new();
+    filled(&home, 300);
+    // As the writer leaves it when SQLite says "malformed" in the middle of service.
+    strike_note(&home);
+    let mut agent = home.start();
+    serves_after(&mut agent, &home, "salvaged");
+    assert!(!home.data("edge_store.db-suspect").exists());
+    agent.stop();
+    assert_eq!(home.values().len(), 301);
+}
+
+fn strike_note(home: &Home) {
+    let mut why = Vec::new();
+    why.extend_from_slice(b"cannot commit to edge_store.db: it is malformed");
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the test plants the writer's note"
+    )]
+    fs::write(home.data("edge_store.db-suspect"), why).expect("write");
+}
+
+#[test]
+fn an_orderly_start_keeps_no_evidence_and_reports_nothing() {
+    let home = Home::new();
+    filled(&home, 100);
+    for _ in 0..2 {
+        let mut agent = home.start();
+        let status = agent.wait_for("a store", |s| s["store"] == "running");
+        assert_eq!(status["recovered"].as_array().map(Vec::len), Some(0));
+        agent.stop();
+    }
+    assert!(!home.data("evidence").exists());
+    assert_eq!(home.values().len(), 100);
+}
+
+#[test]
+fn a_damaged_queue_does_not_keep_readings_from_being_taken() {
+    let home = Home::new();
+    filled(&home, 10);
+    strike(&home.data("sync_queue.db"), |bytes| noise(bytes));
+    let mut agent = home.start();
+    let status = agent.wait_for("a store", |s| s["store"] == "running");
+    let report = recovered(&status, "sync_queue.db").expect("a report");
+    // Its log may still give what the database cannot.
+    let verdict = report["verdict"].as_str().unwrap_or_default();
+    assert!(["fresh", "salvaged"].contains(&verdict), "{report:#}");
+}
+
+#[test]
+fn the_verb_refuses_a_database_that_the_agent_has_open() {
+    let home = Home::new();
+    let agent = home.serving();
+    let db = store(&home).display().to_string();
+    let out = home.holdup(&["recover", &db]);
+    assert_eq!(out.status.code(), Some(3), "{}", text(&out));
+    assert!(
+        text(&out).contains(&agent.pid().to_string()),
+        "{}",
+        text(&out)
+    );
+    assert!(!home.data("evidence").exists());
+}
+
+#[test]
+fn the_verb_says_what_it_would_do_and_then_does_it() {
+    let home = Home::new();
+    filled(&home, 400);
+    let db = store(&home).display().to_string();
+    let sound = home.holdup(&["recover", &db, "--json"]);
+    assert_eq!(sound.status.code(), Some(0), "{}", text(&sound));
+    strike(&log_of(&home), |bytes| noise(&mut bytes[..64]));
+    let before = (
+        fs::read(store(&home)).expect("read"),
+        fs::read(log_of(&home)).expect("read"),
+    );
+    let dry = home.holdup(&["recover", &db, "--dry-run"]);
+    assert_eq!(dry.status.code(), Some(1), "{}", text(&dry));
+    assert!(text(&dry).contains("nothing was changed"), "{}", text(&dry));
+    let copy = home.path("copy.db").display().to_string();
+    let out = home.holdup(&["recover", &db, "--output", &copy]);
+    assert!(Path::new(&copy).exists(), "{}", text(&out));
+    let again = home.holdup(&["recover", &db, "--output", &copy]);
+    assert!(text(&again).contains("exists"), "never over a file");
+    let now = (
+        fs::read(store(&home)).expect("read"),
+        fs::read(log_of(&home)).expect("read"),
+    );
+    assert_eq!(now, before, "neither changes the damaged files");
+    let done = home.holdup(&["recover", &db, "--json"]);
+    let report: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    assert_eq!(report["verdict"], "salvaged", "{report:#}");
+    for member in [
+        "kept_transactions",
+        "lost_transactions",
+        "kept_rows",
+        "lost_rows_known",
+        "missing",
+        "evidence",
+        "steps",
+    ] {
+        assert!(!report[member].is_null(), "{member} in {report:#}");
+    }
+    assert!(home.values().len() >= 396, "{report:#}");
+    let clean = home.holdup(&["recover", &db]);
+    assert_eq!(clean.status.code(), Some(0), "{}", text(&clean));
+}
+
+#[test]
+fn the_verb_names_a_database_that_is_not_there() {
+    let home = Home::new();
+    let out = home.holdup(&["recover", "/nonexistent/app.db"]);
+    assert_eq!(out.status.code(), Some(4), "{}", text(&out));
+    assert!(text(&out).contains("/nonexistent"), "{}", text(&out));
+}
+
+#[test]
+fn a_reader_of_a_sound_store_is_left_alone_and_one_of_a_damaged_store_is_waited_for() {
+    let home = Home::new();
+    filled(&home, 100);
+    let reader = || {
+        // One that may write would delete the damaged log when it closes.
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let db = rusqlite::Connection::open_with_flags(store(&home), flags).expect("open");
+        db.query_row("SELECT count(*) FROM readings", [], |r| r.get::<_, i64>(0))
+            .expect("read");
+        db
+    };
+    let reading = reader();
+    let agent = home.serving();
+    agent.kill();
+    strike(&log_of(&home), |bytes| noise(&mut bytes[..64]));
+    let mut agent = home.start();
+    crate::home::poll("the agent to say whom it waits for", || {
+        home.log().contains("stop that first").then_some(())
+    });
+    drop(reading);
+    serves_after(&mut agent, &home, "salvaged");
+}
