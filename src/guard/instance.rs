@@ -87,7 +87,13 @@ impl Instance {
             let path = path.clone();
             move |source| InstanceError::Io { what, path, source }
         };
-        let mut file = open_own(&path, true).map_err(rights("gateway.run_dir", &path))?;
+        let mut file = open_own(&path, true).map_err(|e| {
+            if e.kind() == io::ErrorKind::PermissionDenied {
+                rights("gateway.run_dir", &path)(e)
+            } else {
+                io("open")(e)
+            }
+        })?;
         let mut thawed = false;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let pid = written_in(&file).map_err(io("read"))?;
