@@ -296,3 +296,16 @@ fn where_a_copy_does_not_fit_the_files_are_moved() {
     assert_eq!(evidence.manifest.how, How::Moved);
     assert!(evidence.database().exists());
 }
+
+#[test]
+fn a_log_whose_start_is_filled_with_one_byte_gives_nearly_all_rows() {
+    for fill in [0x00, 0xa5, 0xff] {
+        for len in [64, 512, 4096] {
+            let world = World::with_rows(0, 600);
+            world.strike("-wal", |bytes| bytes[..len].fill(fill));
+            let report = world.recover(Way::InPlace);
+            let back = ids(&world.db()).len();
+            assert!(back >= 594, "{fill:#x} over {len}: {back} rows, {report}");
+        }
+    }
+}

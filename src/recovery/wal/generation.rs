@@ -175,11 +175,12 @@ fn settle(
     }
     let stored = Salts(big(header, 16), big(header, 20));
     let is_frame = first.whole && first.page > 0;
-    let newer = first.salts == stored || first.salts.follows(front);
+    // A sector that was filled with one byte shows the same "salts" in header and frame.
+    let newer = !first.salts.is_filling() && (first.salts == stored || first.salts.follows(front));
     // The one whose salts the header still shows; else what stands at the front of the file.
     let (salts, certain) = if first.salts == front || (is_frame && newer) {
         (first.salts, true)
-    } else if generations.contains(&stored) {
+    } else if !stored.is_filling() && generations.contains(&stored) {
         (stored, true)
     } else {
         (front, false)
@@ -204,7 +205,9 @@ fn single(
         .find_map(|(g, slot)| proven_by_header(header, *g, slot, fault))
         .or_else(|| {
             let stored = Salts(big(header, 16), big(header, 20));
-            let (g, slot) = firsts.iter().find(|(_, slot)| slot.salts == stored)?;
+            let (g, slot) = firsts
+                .iter()
+                .find(|(_, slot)| slot.salts == stored && !stored.is_filling())?;
             Some(guessed(header, *g, slot.salts, fault, true))
         })
 }
@@ -216,7 +219,7 @@ fn proven_by_header(
     first: &Slot,
     fault: HeaderFault,
 ) -> Option<Found> {
-    if !first.whole || first.page == 0 {
+    if !first.whole || first.page == 0 || first.salts.is_filling() {
         return None;
     }
     let sum = geometry.before(first);

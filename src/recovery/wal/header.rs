@@ -15,6 +15,11 @@ const SUMMED: usize = 24;
 pub struct Salts(pub u32, pub u32);
 
 impl Salts {
+    /// Both words are one: what filled a sector, not what SQLite drew.
+    pub(super) fn is_filling(self) -> bool {
+        self.0 == self.1
+    }
+
     /// Could this be a generation a few restarts after `other`?
     pub(super) fn follows(self, other: Self) -> bool {
         (1..=16).contains(&self.0.wrapping_sub(other.0))
