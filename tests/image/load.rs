@@ -254,7 +254,7 @@ fn note(account: &mut Account, line: String) {
         account.pauses.push((reason.to_owned(), account.acked));
     } else if answer["resumed"] == true {
         account.resumed += 1;
-    } else if answer.get("error").is_some() {
+    } else if answer.get("error").is_some() && answer.get("line").is_some() {
         account.errors.push(line);
     } else {
         account.others.push(line);
