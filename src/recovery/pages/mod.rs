@@ -7,7 +7,6 @@
 mod candidate;
 mod header;
 mod image;
-mod indexes;
 mod journal;
 mod leaf;
 mod node;
@@ -22,7 +21,6 @@ mod view;
 pub use candidate::FromPages;
 pub use header::{Encoding, Header, page_size_of};
 pub use image::Image;
-pub use indexes::{only_indexes_disagree, reindex};
 pub use journal::{Journal, JournalState, RolledBack};
 pub use rebuild::{Pace, Rebuilt, rebuild};
 pub use record::Value;

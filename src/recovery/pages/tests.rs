@@ -431,42 +431,6 @@ fn a_torn_journal_names_the_pages_that_may_be_half_written() {
 }
 
 #[test]
-fn an_index_that_disagrees_is_made_anew_and_no_row_changes() {
-    let sql = format!("{}; CREATE INDEX by_value ON readings(value);", many(800));
-    let world = World::new("", &sql);
-    assert!(!only_indexes_disagree(&world.db()).expect("check"), "sound");
-    let (leaf, _) = pages_of(&world.db(), "by_value")
-        .into_iter()
-        .find(|(_, kind)| kind == "leaf")
-        .expect("a leaf");
-    let mut bytes = world.bytes();
-    let at = page(&mut bytes, 4096, leaf).len() - 20;
-    page(&mut bytes, 4096, leaf)[at] ^= 0x10;
-    let copy = world.dir.path().join("copy.db");
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the test makes the copy it repairs"
-    )]
-    std::fs::write(&copy, &bytes).expect("write");
-    assert!(only_indexes_disagree(&copy).expect("check"));
-    assert!(reindex(&copy).expect("reindex"));
-    assert!(!only_indexes_disagree(&copy).expect("check"));
-    assert_eq!(ids(&open(&copy)), (1..=800).collect::<Vec<_>>());
-    // A table's page that is damaged too is not for REINDEX.
-    let (table, _) = pages_of(&world.db(), "readings")
-        .into_iter()
-        .find(|(_, kind)| kind == "leaf")
-        .expect("a leaf");
-    page(&mut bytes, 4096, table)[..16].fill(0);
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the test makes the copy it repairs"
-    )]
-    std::fs::write(&copy, &bytes).expect("write");
-    assert!(!only_indexes_disagree(&copy).expect("check"));
-}
-
-#[test]
 fn the_writing_is_stilled_between_portions_and_given_up_when_told() {
     use crate::recovery::RecoveryError;
     /// Allows so many portions.

@@ -1,3 +1,5 @@
+//! Recoveries from the first look to the swap, with power cut between any two operations.
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
