@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod audit;
+pub mod backup;
 pub mod board;
 pub mod cli;
 pub mod clock;

@@ -20,10 +20,16 @@ const MAY: &[(&str, &[&str])] = &[
     ("guard", &["power", "store", "durable", "clock", "config"]),
     ("recovery", &["guard", "durable", "clock"]),
     (
+        "backup",
+        &[
+            "recovery", "guard", "queue", "store", "audit", "durable", "clock", "config",
+        ],
+    ),
+    (
         "agent",
         &[
-            "board", "power", "guard", "store", "queue", "recovery", "ingest", "hooks", "audit",
-            "durable", "clock", "config",
+            "board", "power", "guard", "store", "queue", "recovery", "backup", "ingest", "hooks",
+            "audit", "durable", "clock", "config",
         ],
     ),
     ("demo", &["agent", "clock"]),
@@ -34,8 +40,8 @@ const MAY: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "agent", "audit", "board", "doctor", "demo", "guard", "recovery", "ingest", "queue",
-            "config", "clock", "durable",
+            "agent", "audit", "backup", "board", "doctor", "demo", "guard", "recovery", "ingest",
+            "queue", "config", "clock", "durable",
         ],
     ),
     ("main", &["cli"]),
