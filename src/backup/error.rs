@@ -33,7 +33,7 @@ pub enum BackupError {
 
 impl BackupError {
     /// For `map_err` where a file was used.
-    pub(super) fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io {
             what,
             path: path.to_owned(),
