@@ -4,6 +4,7 @@
 //! the supply decides, the plan acts, the store acknowledges.
 
 mod audit;
+mod by_hand;
 mod control;
 mod costs;
 mod foreign;
@@ -57,11 +58,12 @@ use room::with_room;
 use status::StatusSource;
 use tell::Teller;
 
+pub use by_hand::{ByHand, actor};
 pub use control::{ControlAnswer, ControlRequest, RehearsalReport};
 pub use gauge::GaugeStatus;
 pub use holdup_history::{History, HistoryEntry, HistoryError, read_history};
 pub use queue::QueueStatus;
-pub use recovered::known_tables;
+pub use recovered::{known_of, known_tables};
 pub use status::{Database, Gpio, Status};
 
 /// Worker threads for sockets. One carries more than any card commits; a second would wake for

@@ -53,6 +53,20 @@ fn noted(settings: &Settings, database: &Path) -> Option<Acknowledged> {
     }
 }
 
+/// What every table of ours looks like, and what is noted of the rows of `database` outside it.
+pub fn known_of(
+    settings: &Settings,
+    database: &Path,
+) -> (Vec<Expected<'static>>, Option<Acknowledged>) {
+    let acknowledged = noted(settings, database);
+    let mut tables = known_tables();
+    if let Some(a) = acknowledged {
+        // Readings are only added, and kept from here on.
+        tables[0].kept_from = Some(a.lowest);
+    }
+    (tables, acknowledged)
+}
+
 /// Reports since the agent started, and the newest one before.
 pub(super) type Recovered = Arc<Mutex<Vec<Report>>>;
 
@@ -97,22 +111,6 @@ impl Recoverer {
         database: &Path,
         suspicion: Option<&str>,
     ) -> Result<Verdict, RecoveryError> {
-        let acknowledged = noted(settings, database);
-        let mut tables = known_tables();
-        if let Some(a) = acknowledged {
-            // Readings are only added, and kept from here on.
-            tables[0].kept_from = Some(a.lowest);
-        }
-        let entry = RefCell::new(None);
-        let shown = database.display().to_string();
-        let begins = |why: &str| {
-            let details = json!({ "database": shown, "found": why });
-            let begun = self.audit.begin("recovery", AGENT, details, BEFORE);
-            *entry.borrow_mut() = Some(begun.unwrap_or_else(|late| {
-                log::warn!("the recovery is not in the audit log yet: {}", late.why);
-                late.entry
-            }));
-        };
         let site = Site {
             medium: &self.medium,
             gate: &self.gate,
@@ -121,47 +119,22 @@ impl Recoverer {
             evidence: &settings.gateway.evidence_path(),
             evidence_max: settings.recovery.evidence_max,
         };
-        let done = recovery::recover(
-            &Request {
-                database,
-                way: Way::InPlace,
-                tables: &tables,
-                suspicion,
-                thorough: false,
-                cut: self.cut,
-                may_be_fresh: true,
-                acknowledged,
-                say: &|step| log::info!("{shown}: {step}"),
-                begins: &begins,
-            },
-            &site,
-        );
-        let report = match done {
+        let case = Case {
+            database,
+            suspicion,
+            thorough: false,
+            cut: self.cut,
+            may_be_fresh: true,
+            actor: AGENT,
+            say: &|step| log::info!("{}: {step}", database.display()),
+        };
+        let report = match case.recover(settings, &site, &self.audit) {
             // A new gateway: the database is made next.
             Err(RecoveryError::Nothing(_)) => return Ok(Verdict::Clean),
             // Nothing of ours was ever in it: the opening says so and leaves it alone.
             Err(RecoveryError::Alien(_)) => return Ok(Verdict::Clean),
-            Err(e) => {
-                if let Some(entry) = entry.take() {
-                    let details = json!({ "error": explain(&e) });
-                    self.audit.end(&entry, "failed", details);
-                }
-                return Err(e);
-            }
-            Ok(report) => report,
+            other => other?,
         };
-        if let Some(entry) = entry.take() {
-            let details = json!({
-                "database": shown,
-                "kept_rows": report.kept_rows,
-                "kept_transactions": report.kept_transactions,
-                "lost_transactions": report.lost_transactions,
-                "lost_rows_known": report.lost_rows_known,
-                "missing": report.missing.iter().take(MOST_RANGES).collect::<Vec<_>>(),
-                "evidence": report.evidence,
-            });
-            self.audit.end(&entry, report.verdict.name(), details);
-        }
         let verdict = report.verdict;
         match verdict {
             Verdict::Clean => {}
@@ -172,5 +145,73 @@ impl Recoverer {
             }
         }
         Ok(verdict)
+    }
+}
+
+/// A database of ours that is recovered in its place, with its entries in the audit log.
+pub(super) struct Case<'a> {
+    pub(super) database: &'a Path,
+    /// What SQLite said of a file that looks well.
+    pub(super) suspicion: Option<&'a str>,
+    pub(super) thorough: bool,
+    pub(super) cut: bool,
+    pub(super) may_be_fresh: bool,
+    pub(super) actor: &'a str,
+    pub(super) say: &'a dyn Fn(&str),
+}
+
+impl Case<'_> {
+    /// The first entry is durable before the first change, where that can be had.
+    pub(super) fn recover(
+        &self,
+        settings: &Settings,
+        site: &Site<'_>,
+        audit: &Audit,
+    ) -> Result<Report, RecoveryError> {
+        let (tables, acknowledged) = known_of(settings, self.database);
+        let entry = RefCell::new(None);
+        let shown = self.database.display().to_string();
+        let begins = |why: &str| {
+            let details = json!({ "database": shown, "found": why });
+            let begun = audit.begin("recovery", self.actor, details, BEFORE);
+            *entry.borrow_mut() = Some(begun.unwrap_or_else(|late| {
+                log::warn!("the recovery is not in the audit log yet: {}", late.why);
+                late.entry
+            }));
+        };
+        let done = recovery::recover(
+            &Request {
+                database: self.database,
+                way: Way::InPlace,
+                tables: &tables,
+                suspicion: self.suspicion,
+                thorough: self.thorough,
+                cut: self.cut,
+                may_be_fresh: self.may_be_fresh,
+                acknowledged,
+                say: self.say,
+                begins: &begins,
+            },
+            site,
+        );
+        let Some(entry) = entry.take() else {
+            return done;
+        };
+        match &done {
+            Err(e) => audit.end(&entry, "failed", json!({ "error": explain(e) })),
+            Ok(report) => {
+                let details = json!({
+                    "database": shown,
+                    "kept_rows": report.kept_rows,
+                    "kept_transactions": report.kept_transactions,
+                    "lost_transactions": report.lost_transactions,
+                    "lost_rows_known": report.lost_rows_known,
+                    "missing": report.missing.iter().take(MOST_RANGES).collect::<Vec<_>>(),
+                    "evidence": report.evidence,
+                });
+                audit.end(&entry, report.verdict.name(), details);
+            }
+        }
+        done
     }
 }

@@ -3,6 +3,7 @@
 //! Exit codes: 0 ok, 1 the thing checked is bad, 2 usage or configuration, 3 refused, 4 I/O.
 //! No logic lives here that another caller of the library would miss.
 
+mod alone;
 mod audit;
 pub mod config;
 mod demo;

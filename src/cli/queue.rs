@@ -11,12 +11,12 @@ use anyhow::Context;
 use clap::Subcommand;
 use serde_json::json;
 
-use crate::agent::Status;
-use crate::clock::{SystemClock, Wall};
+use crate::agent::{Status, actor};
+use crate::clock::Wall;
 use crate::config::{self, Settings};
-use crate::durable::{Gate, Medium};
-use crate::guard::{Instance, InstanceError, SimMachine, process_in_words};
 use crate::queue::{self, Met, Rebuilt, Row, Site, SqlRows, Survey};
+
+use super::alone::{By, alone};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum QueueVerb {
@@ -58,6 +58,8 @@ pub(super) enum QueueVerb {
         /// The lines; `-` is standard input.
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        #[command(flatten)]
+        by: By,
         /// As one JSON object.
         #[arg(long)]
         json: bool,
@@ -67,6 +69,8 @@ pub(super) enum QueueVerb {
         /// Do not ask.
         #[arg(long)]
         yes: bool,
+        #[command(flatten)]
+        by: By,
         /// As one JSON object.
         #[arg(long)]
         json: bool,
@@ -98,8 +102,8 @@ pub(super) fn run(config: &Path, verb: &QueueVerb, out: &mut dyn Write) -> anyho
         QueueVerb::Export { from, output } => {
             export(&settings, from.as_deref(), output.as_deref(), out)
         }
-        QueueVerb::Import { file, json } => import(&settings, file, *json, out),
-        QueueVerb::Rebuild { yes, json } => rebuild(&settings, *yes, *json, out),
+        QueueVerb::Import { file, by, json } => import(&settings, file, by.name(), *json, out),
+        QueueVerb::Rebuild { yes, by, json } => rebuild(&settings, *yes, by.name(), *json, out),
     }
 }
 
@@ -348,32 +352,15 @@ fn export(
     Ok(u8::from(faults > 0))
 }
 
-/// The instance lock, so that no agent starts meanwhile; or who has it.
-fn alone(settings: &Settings) -> anyhow::Result<Result<Instance, String>> {
-    let (run, data) = (&settings.gateway.run_dir, &settings.gateway.data_dir);
-    for dir in [run, data] {
-        std::fs::create_dir_all(dir)
-            .with_context(|| format!("cannot make directory {}", dir.display()))?;
-    }
-    // Nothing is thawed here: an agent that was killed while parked is for the next agent to end.
-    match Instance::take(run, data, &SimMachine) {
-        Ok((instance, _)) => Ok(Ok(instance)),
-        Err(InstanceError::Running { pid, .. }) => {
-            let who = pid
-                .parse()
-                .map_or_else(|_| "a holdup".to_owned(), process_in_words);
-            Ok(Err(format!(
-                "{who} runs; stop it first (systemctl stop holdup)"
-            )))
-        }
-        Err(e @ InstanceError::DataInUse(_)) => Ok(Err(e.to_string())),
-        Err(e @ (InstanceError::Io { .. } | InstanceError::Rights { .. })) => Err(e.into()),
-    }
-}
-
-fn import(settings: &Settings, file: &Path, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
-    let _alone = match alone(settings)? {
-        Ok(instance) => instance,
+fn import(
+    settings: &Settings,
+    file: &Path,
+    technician: Option<&str>,
+    json: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
+    let by_hand = match alone(settings)? {
+        Ok(by_hand) => by_hand,
         Err(who) => return refused(&who, json, out),
     };
     let input: Box<dyn BufRead> = if file == Path::new("-") {
@@ -382,13 +369,18 @@ fn import(settings: &Settings, file: &Path, json: bool, out: &mut dyn Write) -> 
         let opened = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
         Box::new(BufReader::new(opened))
     };
-    let medium = Medium::open(&settings.gateway.data_dir)?;
     let site = Site {
-        medium: &medium,
-        gate: &Gate::new(),
-        clock: &SystemClock,
+        medium: &by_hand.medium,
+        gate: &by_hand.gate,
+        clock: &*by_hand.clock,
     };
-    let done = queue::import(&settings.gateway.queue_path(), settings.queue, site, input)?;
+    let path = settings.gateway.queue_path();
+    let details = json!({ "queue": path, "from": file });
+    let entry = by_hand.begin("queue.import", &actor(technician), details);
+    let done = queue::import(&path, settings.queue, site, input);
+    let done = by_hand.ended(&entry, done, |d| {
+        json!({ "imported": d.imported, "duplicates": d.duplicates, "rejected": d.rejected, "bad": d.bad })
+    })?;
     if json {
         writeln!(out, "{:#}", serde_json::to_value(&done)?)?;
     } else {
@@ -404,9 +396,15 @@ fn import(settings: &Settings, file: &Path, json: bool, out: &mut dyn Write) -> 
     Ok(u8::from(done.bad > 0 || done.rejected > 0))
 }
 
-fn rebuild(settings: &Settings, yes: bool, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
-    let _alone = match alone(settings)? {
-        Ok(instance) => instance,
+fn rebuild(
+    settings: &Settings,
+    yes: bool,
+    technician: Option<&str>,
+    json: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
+    let by_hand = match alone(settings)? {
+        Ok(by_hand) => by_hand,
         Err(who) => return refused(&who, json, out),
     };
     let path = settings.gateway.queue_path();
@@ -417,14 +415,25 @@ fn rebuild(settings: &Settings, yes: bool, json: bool, out: &mut dyn Write) -> a
             out,
         );
     }
-    let medium = Medium::open(&settings.gateway.data_dir)?;
     let site = Site {
-        medium: &medium,
-        gate: &Gate::new(),
-        clock: &SystemClock,
+        medium: &by_hand.medium,
+        gate: &by_hand.gate,
+        clock: &*by_hand.clock,
     };
     let store = settings.gateway.store_path();
-    let done = queue::rebuild(&path, &store, &settings.gateway.id, settings.queue, site)?;
+    let details = json!({ "queue": path });
+    let entry = by_hand.begin("queue.rebuild", &actor(technician), details);
+    let done = queue::rebuild(&path, &store, &settings.gateway.id, settings.queue, site);
+    let done = by_hand.ended(&entry, done, |d| {
+        json!({
+            "kept": d.kept,
+            "kept_dead": d.kept_dead,
+            "invalid": d.invalid,
+            "lost": d.lost.len(),
+            "unreadable": d.unreadable,
+            "evidence": d.evidence,
+        })
+    })?;
     if json {
         writeln!(out, "{:#}", serde_json::to_value(&done)?)?;
     } else {

@@ -8,11 +8,13 @@ use anyhow::Context;
 use clap::Args;
 use rustix::fs::Mode;
 
-use crate::agent::known_tables;
+use crate::agent::{actor, known_of, known_tables};
 use crate::clock::SystemClock;
-use crate::config;
+use crate::config::{self, Settings};
 use crate::durable::{Gate, Medium};
 use crate::recovery::{self, HoldError, RecoveryError, Report, Request, Site, Verdict, Way};
+
+use super::alone::{By, alone};
 
 /// Evidence that `holdup recover` keeps where no configuration says otherwise.
 const EVIDENCE_MAX: u64 = 1 << 30;
@@ -30,6 +32,8 @@ pub(super) struct RecoverArgs {
     /// Leave DB as it is and write what can be recovered to this new file.
     #[arg(long, value_name = "COPY", conflicts_with = "dry_run")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    by: By,
     /// As one JSON object.
     #[arg(long)]
     json: bool,
@@ -48,24 +52,9 @@ pub(super) fn run(config: &Path, args: &RecoverArgs, out: &mut dyn Write) -> any
     let folder = database.parent().unwrap_or(Path::new("/")).to_owned();
     // Any SQLite file can be recovered, on a machine that is no gateway too.
     let settings = config::load(config).ok().map(|l| l.settings);
-    let own = settings.as_ref().filter(|s| s.gateway.data_dir == folder);
-    let evidence = folder.join("evidence");
-    let scratch = args.dry_run.then(Scratch::new).transpose()?;
-    let way = match (&args.output, &scratch) {
-        (Some(to), _) => Way::Copy(fresh(to)?),
-        (None, Some(scratch)) => Way::Look(scratch.0.clone()),
-        (None, None) => Way::InPlace,
-    };
-    let medium = Medium::open(&folder)?;
-    let site = Site {
-        medium: &medium,
-        gate: &Arc::new(Gate::new()),
-        stop: &Arc::default(),
-        clock: &SystemClock,
-        evidence: &evidence,
-        evidence_max: own.map_or(EVIDENCE_MAX, |s| s.recovery.evidence_max),
-    };
-    let tables = known_tables();
+    let own = settings
+        .as_ref()
+        .filter(|s| is_own(&s.gateway.data_dir, &folder));
     let progress = !args.json && io::stderr().is_terminal();
     let say = |step: &str| {
         if progress {
@@ -73,22 +62,19 @@ pub(super) fn run(config: &Path, args: &RecoverArgs, out: &mut dyn Write) -> any
             writeln!(io::stderr(), "{step} ...").ok();
         }
     };
-    let request = Request {
-        database: &database,
-        way,
-        tables: &tables,
-        suspicion: None,
-        thorough: true,
-        cut: false,
-        may_be_fresh: false,
-        acknowledged: None,
-        say: &say,
-        begins: &|_| {},
+    let done = match own {
+        Some(settings) if args.output.is_none() && !args.dry_run => {
+            match in_the_gateway(settings, &database, args, &say)? {
+                Ok(done) => done,
+                Err(why) => return refused(&why, args.json, out),
+            }
+        }
+        Some(_) | None => anywhere(own, &database, &folder, args, &say)?,
     };
-    let report = match recovery::recover(&request, &site) {
+    let report = match done {
         Ok(report) => report,
         Err(RecoveryError::Held(e @ HoldError::InUse { .. })) => {
-            return refused(&e, args.json, out);
+            return refused(&e.to_string(), args.json, out);
         }
         Err(e) => return Err(e).with_context(|| format!("cannot recover {}", database.display())),
     };
@@ -105,6 +91,82 @@ pub(super) fn run(config: &Path, args: &RecoverArgs, out: &mut dyn Write) -> any
         Verdict::Fresh | Verdict::Unrecoverable => false,
     };
     Ok(u8::from(!whole))
+}
+
+/// Is `folder`, which is no link, the data directory?
+fn is_own(data_dir: &Path, folder: &Path) -> bool {
+    data_dir.canonicalize().is_ok_and(|d| d == folder)
+}
+
+/// A database of the gateway in its place: no agent runs meanwhile, and it is audited.
+fn in_the_gateway(
+    settings: &Settings,
+    database: &Path,
+    args: &RecoverArgs,
+    say: &dyn Fn(&str),
+) -> anyhow::Result<Result<Result<Report, RecoveryError>, String>> {
+    let named = |path: PathBuf| path.file_name() == database.file_name();
+    if named(settings.gateway.audit_path()) {
+        return Ok(Err(format!(
+            "{} is never replaced: the agent mends it when it starts and enters the break; `holdup \
+             audit verify` looks at it, --output COPY salvages a copy",
+            database.display()
+        )));
+    }
+    Ok(alone(settings)?.map(|by_hand| {
+        // As the settings spell it: what is noted of it goes by its path.
+        let ours = [settings.gateway.store_path(), settings.gateway.queue_path()];
+        let path = ours
+            .into_iter()
+            .find(|p| p.file_name() == database.file_name());
+        let path = path.unwrap_or_else(|| database.to_owned());
+        by_hand.recover(settings, &path, &actor(args.by.name()), say)
+    }))
+}
+
+/// Any database, or a copy of one of the gateway's.
+fn anywhere(
+    own: Option<&Settings>,
+    database: &Path,
+    folder: &Path,
+    args: &RecoverArgs,
+    say: &dyn Fn(&str),
+) -> anyhow::Result<Result<Report, RecoveryError>> {
+    let scratch = args.dry_run.then(Scratch::new).transpose()?;
+    let way = match (&args.output, &scratch) {
+        (Some(to), _) => Way::Copy(fresh(to)?),
+        (None, Some(scratch)) => Way::Look(scratch.0.clone()),
+        (None, None) => Way::InPlace,
+    };
+    let medium = Medium::open(folder)?;
+    let site = Site {
+        medium: &medium,
+        gate: &Arc::new(Gate::new()),
+        stop: &Arc::default(),
+        clock: &SystemClock,
+        evidence: &folder.join("evidence"),
+        evidence_max: own.map_or(EVIDENCE_MAX, |s| s.recovery.evidence_max),
+    };
+    let (tables, acknowledged) = match own {
+        Some(settings) => {
+            let name = database.file_name().unwrap_or_default();
+            known_of(settings, &settings.gateway.data_dir.join(name))
+        }
+        None => (known_tables(), None),
+    };
+    let request = Request {
+        database,
+        way,
+        tables: &tables,
+        suspicion: None,
+        thorough: true,
+        cut: false,
+        may_be_fresh: false,
+        acknowledged,
+        say,
+        begins: &|_| {},
+    };
+    Ok(recovery::recover(&request, &site))
 }
 
 /// A directory for copies that nobody keeps; removed when dropped.
@@ -142,13 +204,9 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     path.context("the working directory cannot be read: give a full path")
 }
 
-fn refused(why: &HoldError, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
+fn refused(why: &str, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
     if json {
-        writeln!(
-            out,
-            "{:#}",
-            serde_json::json!({ "refused": why.to_string() })
-        )?;
+        writeln!(out, "{:#}", serde_json::json!({ "refused": why }))?;
     } else {
         writeln!(out, "{why}")?;
     }

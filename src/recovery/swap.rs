@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid, chownat};
 use serde::{Deserialize, Serialize};
 
 use crate::durable::Medium;
@@ -116,6 +117,39 @@ pub(super) fn move_away(
     finish_moving(database, &evidence, site.medium)
 }
 
+/// The new file belongs to whom the damaged one belonged, with its rights; where it was missing,
+/// its log's.
+fn give(new: &Path, database: &Path, evidence: &Evidence) {
+    let kept = evidence.database();
+    let was = [
+        database.to_owned(),
+        companion(database, "-wal"),
+        kept.clone(),
+        companion(&kept, "-wal"),
+    ];
+    let Some(was) = was.iter().find_map(|p| p.symlink_metadata().ok()) else {
+        return;
+    };
+    if let Err(e) = own_like(new, &was) {
+        log::warn!(
+            "{} cannot be given to user {} of group {}: {e}; run it as root, or chown it afterwards",
+            database.display(),
+            was.uid(),
+            was.gid()
+        );
+    }
+}
+
+fn own_like(path: &Path, was: &fs::Metadata) -> io::Result<()> {
+    let now = path.symlink_metadata()?;
+    if (now.uid(), now.gid()) != (was.uid(), was.gid()) {
+        let (uid, gid) = (Uid::from_raw(was.uid()), Gid::from_raw(was.gid()));
+        chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    rustix::fs::chmod(path, Mode::from_raw_mode(was.mode() & 0o666))?;
+    Ok(())
+}
+
 /// Puts the staged database in the place of the damaged one.
 pub(super) fn swap(
     database: &Path,
@@ -123,6 +157,7 @@ pub(super) fn swap(
     site: &Site<'_>,
 ) -> Result<(), RecoveryError> {
     let new = staged(database);
+    give(&new, database, evidence);
     let identity = |path: &Path| Identity::of(path).map_err(|e| cannot("look at", path, e));
     let step = Step::Swapping {
         evidence: evidence.dir.clone(),

@@ -242,6 +242,119 @@ fn the_verb_says_what_it_would_do_and_then_does_it() {
     assert_eq!(clean.status.code(), Some(0), "{}", text(&clean));
 }
 
+/// The entries of the audit log with this action.
+fn audited(home: &Home, action: &str) -> Vec<Value> {
+    let out = home.holdup(&["audit", "show", "--json"]);
+    let lines = String::from_utf8(out.stdout).expect("UTF-8");
+    lines
+        .lines()
+        .map(|l| serde_json::from_str::<Value>(l).expect("JSON"))
+        .filter(|e| e["action"] == action)
+        .collect()
+}
+
+#[test]
+fn a_recovery_by_hand_is_audited_with_the_technicians_name_and_asks_the_ledger() {
+    let home = Home::new();
+    filled(&home, 400);
+    // All that the log held is gone, and SQLite sees nothing wrong.
+    fs::remove_file(log_of(&home)).expect("remove");
+    let db = store(&home).display().to_string();
+    strike(&store(&home), |bytes| noise(&mut bytes[1024..1500]));
+    let out = home.holdup(&["recover", &db, "--technician", "Ada L.", "--json"]);
+    let report: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    let entries = audited(&home, "recovery");
+    assert_eq!(entries.len(), 2, "its begin and its end: {entries:#?}");
+    for entry in &entries {
+        assert_eq!(entry["actor"], "Ada L.", "{entry:#}");
+    }
+    let details = |e: &Value| match e["details"].as_str() {
+        Some(text) => serde_json::from_str(text).expect("JSON"),
+        None => e["details"].clone(),
+    };
+    assert_eq!(details(&entries[0])["phase"], "begin");
+    assert_eq!(details(&entries[1])["result"], report["verdict"]);
+    assert!(
+        report["lost_rows_known"].as_u64() > Some(0),
+        "the ledger knows what was acknowledged: {report:#}"
+    );
+}
+
+#[test]
+fn a_queue_that_is_rebuilt_or_filled_by_hand_is_in_the_audit_log() {
+    let home = Home::with("holdup_ms = 2000", "[queue]\nenabled = true\n");
+    let agent = home.serving();
+    let mut client = home.client();
+    client.send();
+    client.wait_acked(1);
+    agent.stop();
+    let out = home.holdup(&["queue", "rebuild", "--yes", "--technician", "Ada L."]);
+    assert!(out.status.success(), "{}", text(&out));
+    let lines = home.path("lines");
+    home.holdup(&["queue", "export", "--output", &lines.display().to_string()]);
+    let out = home.holdup(&["queue", "import", &lines.display().to_string()]);
+    assert!(out.status.success(), "{}", text(&out));
+    let rebuilt = audited(&home, "queue.rebuild");
+    assert_eq!(rebuilt.len(), 2, "{rebuilt:#?}");
+    assert_eq!(rebuilt[0]["actor"], "Ada L.");
+    let imported = audited(&home, "queue.import");
+    assert_eq!(imported.len(), 2, "{imported:#?}");
+    let user = imported[0]["actor"].as_str().expect("an actor");
+    assert!(user.starts_with("uid:"), "{user}");
+}
+
+#[test]
+fn the_audit_log_is_never_replaced_by_the_verb() {
+    let home = Home::new();
+    home.serving().stop();
+    let log = home.data("audit.db");
+    strike(&log, |bytes| noise(&mut bytes[1200..1400]));
+    let before = fs::read(&log).expect("read");
+    let out = home.holdup(&["recover", &log.display().to_string()]);
+    assert_eq!(out.status.code(), Some(3), "{}", text(&out));
+    assert_eq!(fs::read(&log).expect("read"), before);
+}
+
+#[test]
+fn what_root_recovers_still_belongs_to_the_agents_user() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root can give files away");
+        return;
+    }
+    let home = Home::new();
+    filled(&home, 400);
+    strike(&log_of(&home), |bytes| noise(&mut bytes[..64]));
+    let folder = home.data("");
+    let (user, group) = (4321, 4322);
+    for entry in fs::read_dir(&folder).expect("list") {
+        chown(entry.expect("entry").path(), Some(user), Some(group)).expect("chown");
+    }
+    chown(&folder, Some(user), Some(group)).expect("chown");
+    fs::set_permissions(store(&home), PermissionsExt::from_mode(0o640)).expect("chmod");
+    let db = store(&home).display().to_string();
+    let out = home.holdup(&["recover", &db]);
+    assert!(text(&out).contains("salvaged"), "{}", text(&out));
+    let mode = fs::metadata(store(&home)).expect("stat").mode();
+    assert_eq!(mode & 0o777, 0o640);
+    let mut folders = vec![folder];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("list") {
+            let path = entry.expect("entry").path();
+            let meta = path.symlink_metadata().expect("stat");
+            assert_eq!(
+                (meta.uid(), meta.gid()),
+                (user, group),
+                "{}",
+                path.display()
+            );
+            if meta.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+}
+
 #[test]
 fn the_verb_names_a_database_that_is_not_there() {
     let home = Home::new();
