@@ -5,6 +5,7 @@
 //! was kept and what is known to be lost. After a cut at any instant the next call finishes or
 //! begins again, and ends with the same rows.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use crate::clock::Mono;
@@ -25,6 +26,8 @@ use super::{RecoveryError, Site};
 
 /// Room that is left free beside what is written.
 const SPARE: u64 = 1 << 20;
+/// From this size on progress is told.
+const LARGE: u64 = 64 << 20;
 /// The report's place in the evidence.
 const REPORT: &str = "report.json";
 
@@ -343,9 +346,16 @@ impl Run<'_> {
 
     fn choose(&self, looked: &Looked, out: &Path) -> Result<Chosen, RecoveryError> {
         let place = self.site.medium_of(out)?;
+        let tenths = Cell::new(0);
+        let progress = |at: u64, of: u64| {
+            let tenth = at.saturating_mul(10) / of.max(1);
+            if of >= LARGE && tenth != tenths.replace(tenth) {
+                (self.request.say)(&format!("{tenth}0 % of {} MiB written", of >> 20));
+            }
+        };
         let work = super::candidates::Work {
             medium: &place,
-            ..self.site.work(&|_, _| {})
+            ..self.site.work(&progress)
         };
         let tables = self.request.tables;
         let database = looked.database.as_ref().map(|f| f as &dyn Bytes);

@@ -99,3 +99,48 @@ fn a_file_system_that_turned_read_only_is_told_before_the_first_reading_fails() 
     assert!(text.contains("is mounted read-only ("), "{text}");
     agent.kill();
 }
+
+#[test]
+fn a_damaged_database_on_a_read_only_medium_is_recovered_elsewhere() {
+    let home = Home::new();
+    let data = home.path("data");
+    fs::create_dir_all(&data).expect("folder");
+    let mount = |options: &[&str]| {
+        let mut mount = Command::new("mount");
+        let done = mount.args(options).arg(&data).output();
+        done.is_ok_and(|out| out.status.success())
+    };
+    if !mount(&["-t", "tmpfs", "none"]) {
+        writeln!(std::io::stderr(), "readonly: SKIPPED: mounting needs root").ok();
+        return;
+    }
+    let _mounted = ReadOnly(&data);
+    let agent = home.serving();
+    let mut client = home.client();
+    for _ in 0..50 {
+        client.send();
+    }
+    client.wait_acked(50);
+    agent.kill();
+    let log = home.data("edge_store.db-wal");
+    let mut bytes = fs::read(&log).expect("read");
+    bytes[..32].fill(0xa5);
+    #[expect(clippy::disallowed_methods, reason = "the test plants damage")]
+    fs::write(&log, bytes).expect("write");
+    assert!(mount(&["-o", "remount,ro"]), "remount");
+    let db = home.data("edge_store.db").display().to_string();
+    let copy = home.path("copy.db").display().to_string();
+    let dry = home.holdup(&["recover", &db, "--dry-run"]);
+    let out = home.holdup(&["recover", &db, "--output", &copy, "--json"]);
+    let text = |out: &std::process::Output| {
+        String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr)
+    };
+    assert_eq!(dry.status.code(), Some(1), "{}", text(&dry));
+    let report: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    assert_eq!(report["verdict"], "salvaged", "{}", text(&out));
+    let conn = rusqlite::Connection::open(&copy).expect("open");
+    let rows: i64 = conn
+        .query_row("SELECT count(*) FROM readings", [], |r| r.get(0))
+        .expect("count");
+    assert_eq!(rows, 50, "{}", text(&out));
+}
