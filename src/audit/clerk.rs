@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::durable::Medium;
+use crate::durable::{CopyOrder, Medium, Target};
 
 use super::entry::{Draft, Head};
 use super::error::AuditError;
@@ -35,6 +36,13 @@ struct Later {
     again: Duration,
     state: &'static str,
     why: String,
+}
+
+/// What ended the waiting.
+struct Wakened {
+    items: VecDeque<Item>,
+    copy: Option<CopyOrder>,
+    stop: bool,
 }
 
 struct Waiter {
@@ -116,38 +124,77 @@ impl Scribe {
     fn serve(&mut self) {
         // The log is opened at once: damage is to be found before it matters.
         let mut again = Some(Duration::ZERO);
+        while let Some(order) = self.round(&mut again) {
+            self.copy(order, &mut again);
+        }
+    }
+
+    /// Writes what comes until the next step of a copy; `None` at the end.
+    fn round(&mut self, again: &mut Option<Duration>) -> Option<CopyOrder> {
         loop {
-            let (items, stop) = self.wait(again);
+            let Wakened { items, copy, stop } = self.wait(*again);
             for Item { draft, written } in items {
                 self.enter(draft, written);
             }
             let done = self.write();
-            again = done.as_ref().err().map(|later| later.again);
+            *again = done.as_ref().err().map(|later| later.again);
             self.publish(done.err(), stop);
             if stop {
+                return None;
+            }
+            if copy.is_some() {
+                return copy;
+            }
+        }
+    }
+
+    /// Entries are written meanwhile. A log that had to be opened anew ends it.
+    fn copy(&mut self, order: CopyOrder, again: &mut Option<Duration>) {
+        let Some(conn) = self.log.as_ref().map(|log| Rc::clone(log.connection())) else {
+            return;
+        };
+        let gate = Arc::clone(&self.options.gate);
+        let Some(mut target) = Target::open(order) else {
+            return;
+        };
+        let Some(mut copying) = target.begin(&conn) else {
+            return;
+        };
+        while let Some(order) = self.round(again) {
+            let same = (self.log.as_ref()).is_some_and(|log| Rc::ptr_eq(log.connection(), &conn));
+            if !same || copying.obey(order, &gate).is_break() {
                 return;
             }
         }
     }
 
     /// Waits until there is something to do, or it is time to try again.
-    fn wait(&self, again: Option<Duration>) -> (VecDeque<Item>, bool) {
+    fn wait(&self, again: Option<Duration>) -> Wakened {
         let mut slots = self.desk.lock();
-        while slots.incoming.is_empty() && !slots.stop {
+        while slots.incoming.is_empty() && slots.copies.is_empty() && !slots.stop {
             slots = match again {
                 None => (self.desk.to_clerk.wait(slots)).unwrap_or_else(PoisonError::into_inner),
                 Some(time) => {
                     let woken = self.desk.to_clerk.wait_timeout(slots, time);
                     let (slots, timeout) = woken.unwrap_or_else(PoisonError::into_inner);
                     if timeout.timed_out() {
-                        return (VecDeque::new(), slots.stop);
+                        let stop = slots.stop;
+                        return Wakened {
+                            items: VecDeque::new(),
+                            copy: None,
+                            stop,
+                        };
                     }
                     slots
                 }
             };
         }
         slots.busy = true;
-        (std::mem::take(&mut slots.incoming), slots.stop)
+        Wakened {
+            items: std::mem::take(&mut slots.incoming),
+            copy: slots.copies.pop_front(),
+            stop: slots.stop,
+        }
     }
 
     fn publish(&mut self, later: Option<Later>, ended: bool) {
@@ -164,6 +211,9 @@ impl Scribe {
         let mut slots = self.desk.lock();
         slots.busy = !self.backlog.is_empty();
         slots.ended = ended;
+        if ended {
+            slots.copies.clear();
+        }
         slots.status.waiting = self.backlog.len();
         slots.status.head.clone_from(&self.head);
         let (state, problem) = match later {

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -199,7 +200,8 @@ pub(super) fn head(conn: &Connection, path: &Path) -> Result<Option<Head>, Audit
 /// The log, open for appending.
 #[derive(Debug)]
 pub(super) struct LogFile {
-    conn: Connection,
+    /// A hot copy holds it too, on this thread.
+    conn: Rc<Connection>,
     path: PathBuf,
 }
 
@@ -238,8 +240,13 @@ impl LogFile {
             }
         }
         let problem = tail(&conn, path)?;
-        let path = path.to_owned();
+        let (path, conn) = (path.to_owned(), Rc::new(conn));
         Ok((Self { conn, path }, problem))
+    }
+
+    /// What it is written by.
+    pub(super) fn connection(&self) -> &Rc<Connection> {
+        &self.conn
     }
 
     /// The last entry.

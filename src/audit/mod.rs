@@ -49,7 +49,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::clock::Clock;
-use crate::durable::{Gate, Medium};
+use crate::durable::{CopyOrder, Gate, HotCopy, Medium};
 
 use entry::Draft;
 
@@ -127,6 +127,8 @@ struct Slots {
     /// Something was handed over and is not durable.
     busy: bool,
     status: AuditStatus,
+    /// For the copy that is being made, or is to be begun.
+    copies: VecDeque<CopyOrder>,
     stop: bool,
     ended: bool,
 }
@@ -293,6 +295,18 @@ impl Audit {
         slots.incoming.push_back(Item { draft, written });
         drop(slots);
         self.desk.to_clerk.notify_one();
+    }
+}
+
+impl HotCopy for Audit {
+    fn hand_over(&self, order: CopyOrder) {
+        let mut slots = self.desk.lock();
+        // Else it is dropped: nobody would carry it out.
+        if !slots.ended && !slots.stop {
+            slots.copies.push_back(order);
+            drop(slots);
+            self.desk.to_clerk.notify_one();
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use super::file::beside;
 use super::*;
 use crate::clock::{ManualClock, SystemClock};
-use crate::durable::Closer;
+use crate::durable::{Closer, CopyError, CopyHow, Heed};
+use std::sync::atomic::AtomicBool;
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -90,6 +91,58 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
         assert!(SystemClock.mono() < end, "waited in vain until {what}");
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn entries_are_written_while_the_log_is_copied_and_the_copy_is_a_whole_chain() {
+    let world = World::new();
+    world.live(1500);
+    let (audit, clerk) = world.open();
+    let to = world.home.path().join("copy.db");
+    let stop = AtomicBool::new(false);
+    let steps = AtomicU64::new(0);
+    let medium = Medium::open(world.home.path()).expect("medium");
+    let how = CopyHow {
+        medium: &medium,
+        gate: &world.gate,
+        stop: &stop,
+        clock: &SystemClock,
+        heed: &|| {
+            steps.fetch_add(1, SeqCst);
+            audit
+                .begin("meanwhile", AGENT, Value::Null, SOON)
+                .expect("durable");
+            Heed::Go
+        },
+        progress: &|_, _| {},
+    };
+    // The clerk opens the log behind us.
+    assert!(audit.flush(SOON));
+    until("the log is open", || audit.head().is_some());
+    let receipt = audit.copy(&to, &how).expect("copy");
+    assert!(
+        steps.load(SeqCst) > 5 && receipt.bytes > 300_000,
+        "{steps:?} {receipt:?}"
+    );
+    clerk.stop();
+    let copy = Reader::open(&to).expect("open");
+    let verdict = copy.verify(1, None).expect("verify");
+    assert!(verdict.broken.is_none(), "{verdict:?}");
+    let entries = copy.page(1, 10_000).expect("read");
+    let meanwhile = entries.iter().filter(|e| e.action == "meanwhile").count() as u64;
+    let begun = steps.load(SeqCst);
+    assert!(
+        meanwhile > 0 && begun - meanwhile <= 2,
+        "{meanwhile} of {begun}"
+    );
+    let gone = audit.copy(
+        &to.with_extension("2"),
+        &CopyHow {
+            heed: &|| Heed::Go,
+            ..how
+        },
+    );
+    assert!(matches!(gone, Err(CopyError::NotOpen)), "{gone:?}");
 }
 
 #[test]

@@ -8,6 +8,7 @@
 mod block;
 mod bulk;
 mod gate;
+mod hot_copy;
 mod medium;
 mod own_file;
 mod reserve;
@@ -16,6 +17,7 @@ mod sealed;
 pub use block::BlockFile;
 pub use bulk::{Bulk, PIECE, enter};
 pub use gate::{Closer, Gate, Pass};
+pub use hot_copy::{CopyError, CopyHow, CopyOrder, Copying, Heed, HotCopy, Receipt, Target};
 pub use medium::{DurableError, Medium, freeze, thaw};
 pub use own_file::{open_own, read_own, read_own_if_there, write_own};
 pub use reserve::Reserve;

@@ -3,12 +3,14 @@
 //! The plan uses it with the power gone: every wait has an end, and nothing is allocated for an
 //! order. Ringing the bell is cheap and never waits for the disk: the store's writer does it.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::durable::Gate;
+use crate::durable::{CopyOrder, Gate, HotCopy};
 use crate::store::{CheckpointReport, Mode, OrderError};
 
 use super::error::QueueError;
@@ -19,6 +21,23 @@ use super::stats::{QueueState, QueueStats};
 /// Frames at which a routine checkpoint is made: half a megabyte.
 pub const WAL_LIMIT: u32 = 128;
 
+/// Something to be done on the queue's thread, with the queue where it is open.
+pub(super) struct Errand(Box<Act>);
+
+type Act = dyn FnOnce(Option<&mut Outbox>) + Send;
+
+impl Errand {
+    pub(super) fn run(self, outbox: Option<&mut Outbox>) {
+        (self.0)(outbox);
+    }
+}
+
+impl std::fmt::Debug for Errand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Errand").finish_non_exhaustive()
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     /// Readings may have come.
@@ -28,6 +47,11 @@ pub(super) struct Slots {
     done: u64,
     report: Option<Result<CheckpointReport, OrderError>>,
     next_ticket: u64,
+    pub(super) errands: VecDeque<Errand>,
+    /// For the copy that is being made, or is to be begun.
+    pub(super) copies: VecDeque<CopyOrder>,
+    /// The thread runs: what is left here is carried out.
+    serving: bool,
     /// The thread has ended: no order is answered any more.
     pub(super) ended: bool,
 }
@@ -38,8 +62,6 @@ pub(super) struct Inner {
     to_thread: Condvar,
     from_thread: Condvar,
     rung: AtomicBool,
-    /// `None` until it is open, and after it failed.
-    pub(super) outbox: Mutex<Option<Outbox>>,
     pub(super) stats: Mutex<QueueStats>,
     pub(super) frames: AtomicU32,
     pub(super) wal_limit: AtomicU32,
@@ -65,7 +87,6 @@ impl QueueDesk {
                 to_thread: Condvar::new(),
                 from_thread: Condvar::new(),
                 rung: AtomicBool::new(false),
-                outbox: Mutex::new(None),
                 stats: Mutex::new(QueueStats {
                     state,
                     ..QueueStats::default()
@@ -160,7 +181,8 @@ impl Outgoing {
     /// # Errors
     /// [`QueueError`]: then none of them is in it.
     pub fn enqueue(&self, new: &[NewMessage]) -> Result<Vec<Enqueued>, QueueError> {
-        self.with(|o| o.enqueue(new))
+        let new = new.to_vec();
+        self.with(move |o| o.enqueue(&new))
     }
 
     /// The next due messages, hidden from others for `time`; highest priority first, among equals
@@ -171,7 +193,7 @@ impl Outgoing {
     pub fn lease(&self, most: usize, time: Duration) -> Result<Vec<Leased>, QueueError> {
         let (now, wall) = (self.clock.mono(), self.clock.wall());
         let sure = self.clock.is_synchronised();
-        self.with(|o| o.lease(most, time, now, wall, sure))
+        self.with(move |o| o.lease(most, time, now, wall, sure))
     }
 
     /// The other side has these. Only now do they leave the queue; how many were still there.
@@ -180,7 +202,8 @@ impl Outgoing {
     /// [`QueueError`]: they stay, and are sent again under the same ids.
     pub fn confirm(&self, ids: &[i64]) -> Result<usize, QueueError> {
         let wall = self.clock.wall();
-        let done = self.with(|o| o.confirm(ids, wall));
+        let ids = ids.to_vec();
+        let done = self.with(move |o| o.confirm(&ids, wall));
         // There may be room now, and the store is told how far it has come.
         self.desk.ring();
         done
@@ -192,33 +215,49 @@ impl Outgoing {
     /// [`QueueError`]: their retries are not counted, and the lease goes on.
     pub fn fail(&self, ids: &[i64], why: &str) -> Result<usize, QueueError> {
         let wall = self.clock.wall();
-        self.with(|o| o.fail(ids, why, wall))
+        let (ids, why) = (ids.to_vec(), why.to_owned());
+        self.with(move |o| o.fail(&ids, &why, wall))
     }
 
-    fn with<T>(
+    /// On the queue's thread: its connection is nobody else's.
+    fn with<T: Send + 'static>(
         &self,
-        act: impl FnOnce(&mut Outbox) -> Result<T, QueueError>,
+        act: impl FnOnce(&mut Outbox) -> Result<T, QueueError> + Send + 'static,
     ) -> Result<T, QueueError> {
-        let mut held = self.desk.inner.outbox();
-        let Some(outbox) = held.as_mut() else {
+        let gate = Arc::clone(&self.gate);
+        let (answer, done) = sync_channel(1);
+        self.desk.inner.send(Errand(Box::new(move |outbox| {
+            // Where the queue is not open the sender is dropped, which says so.
+            if let Some(outbox) = outbox {
+                let done = match gate.try_enter() {
+                    Some(_pass) => act(outbox),
+                    None => Err(QueueError::GateClosed),
+                };
+                answer.try_send(done).ok();
+            }
+        })));
+        done.recv().unwrap_or_else(|_| {
             let state = self.desk.stats().state;
             let why = state.problem().unwrap_or(state.name()).to_owned();
-            return Err(QueueError::NotOpen(why));
-        };
-        let _pass = self.gate.try_enter().ok_or(QueueError::GateClosed)?;
-        let done = act(outbox);
-        self.desk.inner.publish(outbox);
-        done
+            Err(QueueError::NotOpen(why))
+        })
+    }
+}
+
+impl HotCopy for QueueDesk {
+    fn hand_over(&self, order: CopyOrder) {
+        self.inner.leave(|s| {
+            // Else it is dropped: nobody would carry it out.
+            if s.serving {
+                s.copies.push_back(order);
+            }
+        });
     }
 }
 
 impl Inner {
     pub(super) fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn outbox(&self) -> MutexGuard<'_, Option<Outbox>> {
-        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn stats(&self) -> MutexGuard<'_, QueueStats> {
@@ -233,7 +272,10 @@ impl Inner {
     /// The thread sleeps until something is left here, `timeout` at most; without `heed` the bell
     /// does not wake it.
     pub(super) fn sleep(&self, timeout: Duration, heed: bool) -> MutexGuard<'_, Slots> {
-        let idle = |s: &mut Slots| !s.stop && s.order.is_none() && !(heed && s.bell);
+        let idle = |s: &mut Slots| {
+            let nothing = s.order.is_none() && s.errands.is_empty() && s.copies.is_empty();
+            !s.stop && nothing && !(heed && s.bell)
+        };
         self.to_thread
             .wait_timeout_while(self.slots(), timeout, idle)
             .unwrap_or_else(PoisonError::into_inner)
@@ -267,8 +309,27 @@ impl Inner {
         self.from_thread.notify_all();
     }
 
+    /// From here on errands are carried out.
+    pub(super) fn begin(&self) {
+        self.slots().serving = true;
+    }
+
+    /// Hands over an errand; dropped where nobody would carry it out, which its sender sees.
+    fn send(&self, errand: Errand) {
+        self.leave(|s| {
+            if s.serving {
+                s.errands.push_back(errand);
+            }
+        });
+    }
+
     pub(super) fn end(&self) {
-        self.slots().ended = true;
+        let mut slots = self.slots();
+        slots.ended = true;
+        slots.serving = false;
+        slots.errands.clear();
+        slots.copies.clear();
+        drop(slots);
         self.from_thread.notify_all();
     }
 

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
@@ -40,7 +41,8 @@ type Deceased = (i64, &'static str);
 /// See the module's text.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    pub(super) conn: Connection,
+    /// A hot copy holds it too, on this thread.
+    pub(super) conn: Rc<Connection>,
     pub(super) path: PathBuf,
     pub(super) book: Book,
     pub(super) tally: Tally,
@@ -87,7 +89,7 @@ impl Outbox {
             .filter(|c| wanted.contains(&c.as_str()) || c == "reason" || c == "died_at")
             .collect();
         let mut outbox = Self {
-            conn,
+            conn: Rc::new(conn),
             path: path.to_owned(),
             book,
             tally: Tally::default(),

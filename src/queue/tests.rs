@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ use rusqlite::Connection;
 
 use crate::clock::{Clock, ManualClock, Wall};
 use crate::config::{QueueSettings, WhenFull};
-use crate::durable::{Closer, Gate, Medium};
+use crate::durable::{Closer, CopyError, CopyHow, Gate, Heed, HotCopy, Medium};
 use crate::store::companion;
 
 use super::backoff::expires_at;
@@ -22,7 +22,10 @@ use super::message::{Enqueued, NewMessage, Origin, parse};
 use super::outbox::Outbox;
 use super::rebuild::{self, Site};
 use super::rows::{Met, Row, SqlRows};
-use super::{DEAD_KEPT, Outgoing, QueueDesk, ensure, mark, survey, write_line};
+use super::{
+    DEAD_KEPT, Outgoing, Queue, QueueDesk, QueueOptions, QueueState, ensure, mark, survey,
+    write_line,
+};
 
 const SETTINGS: QueueSettings = QueueSettings {
     enabled: true,
@@ -436,8 +439,8 @@ fn a_crash_at_any_instruction_of_feeding_leaves_out_no_reading_and_queues_none_t
         let mut outbox = w.open(SETTINGS);
         outbox.meet("plant-7", EPOCH).expect("meet");
         let left = Arc::new(AtomicU32::new(at));
-        outbox
-            .conn
+        std::rc::Rc::get_mut(&mut outbox.conn)
+            .expect("nobody copies")
             .progress_handler(
                 1,
                 Some(move || {
@@ -604,14 +607,34 @@ fn a_queue_that_cannot_be_adopted_is_refused_by_name_and_left_alone() {
     }
 }
 
+/// The queue on its own thread, open; its store takes no readings.
+fn running(w: &World, gate: &Arc<Gate>) -> (Queue, QueueDesk, Outgoing) {
+    let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&w.clock);
+    let desk = QueueDesk::new(true);
+    let queue = Queue::start(QueueOptions {
+        desk: desk.clone(),
+        settings: SETTINGS,
+        gateway: "plant-7".to_owned(),
+        path: w.path(),
+        store: w.store(),
+        orders: crate::store::Desk::new().orders(),
+        medium: Arc::new(Medium::open(w.home.path()).expect("medium")),
+        gate: Arc::clone(gate),
+        clock: Arc::clone(&clock),
+    })
+    .expect("start");
+    while desk.stats().state != QueueState::Running {
+        std::thread::yield_now();
+    }
+    let outgoing = Outgoing::new(desk.clone(), Arc::clone(gate), clock);
+    (queue, desk, outgoing)
+}
+
 #[test]
 fn nothing_is_read_or_written_behind_a_closed_gate() {
     let w = World::new();
     let gate = Arc::new(Gate::new());
-    let desk = QueueDesk::new(true);
-    *desk.inner.outbox() = Some(w.open(SETTINGS));
-    let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&w.clock);
-    let outgoing = Outgoing::new(desk, Arc::clone(&gate), clock);
+    let (queue, desk, outgoing) = running(&w, &gate);
     outgoing.enqueue(&[w.message("a", 0)]).expect("open");
     gate.close(Closer::Power);
     let e = outgoing.lease(1, LEASE).expect_err("closed");
@@ -619,6 +642,77 @@ fn nothing_is_read_or_written_behind_a_closed_gate() {
     outgoing.enqueue(&[w.message("b", 0)]).expect_err("closed");
     gate.open(Closer::Power);
     assert_eq!(outgoing.lease(9, LEASE).expect("open").len(), 1);
+    queue.stop();
+    let e = outgoing.lease(1, LEASE).expect_err("stopped");
+    assert!(matches!(e, QueueError::NotOpen(_)), "{e}");
+    let e = Outgoing::new(QueueDesk::new(false), gate, Arc::new(ManualClock::new()))
+        .lease(1, LEASE)
+        .expect_err("never started");
+    assert!(matches!(e, QueueError::NotOpen(_)), "{e}");
+    drop(desk);
+}
+
+#[test]
+fn messages_come_and_go_while_the_queue_is_copied_and_the_copy_is_of_one_moment() {
+    let w = World::new();
+    let gate = Arc::new(Gate::new());
+    let (queue, desk, outgoing) = running(&w, &gate);
+    let many: Vec<_> = (0..4000)
+        .map(|n| w.message(&format!("m{n:05}"), 0))
+        .collect();
+    outgoing.enqueue(&many).expect("enqueue");
+    let to = w.home.path().join("copy");
+    let stop = AtomicBool::new(false);
+    let turns = AtomicU32::new(0);
+    let receipt = desk
+        .copy(
+            &to,
+            &CopyHow {
+                medium: &w.medium,
+                gate: &gate,
+                stop: &stop,
+                clock: &*w.clock,
+                heed: &|| {
+                    // Two that exclude each other: in the copy is one of them, always.
+                    let n = turns.fetch_add(1, SeqCst);
+                    let leased = outgoing.lease(1, LEASE).expect("lease");
+                    outgoing
+                        .enqueue(&[w.message(&format!("new{n}"), 0)])
+                        .expect("enqueue");
+                    outgoing.confirm(&[leased[0].id]).expect("confirm");
+                    Heed::Go
+                },
+                progress: &|_, _| {},
+            },
+        )
+        .expect("copy");
+    assert!(turns.load(SeqCst) > 5, "{turns:?} steps");
+    assert_eq!(receipt.bytes, fs::metadata(&to).expect("copy").len());
+    let copy = Connection::open(&to).expect("open");
+    let ask = |sql: &str| {
+        copy.query_row(sql, [], |r| r.get::<_, String>(0))
+            .expect("ask")
+    };
+    assert_eq!(ask("PRAGMA integrity_check"), "ok");
+    assert_eq!(ask("PRAGMA journal_mode"), "delete");
+    let held = ask("SELECT count(*) || '' FROM sync_queue")
+        .parse::<u64>()
+        .expect("a number");
+    // Between the enqueueing of one and the confirming of another there is one more.
+    assert!((4000..=4001).contains(&held), "{held}");
+    queue.stop();
+    let e = desk.copy(
+        &to.with_extension("2"),
+        &CopyHow {
+            medium: &w.medium,
+            gate: &gate,
+            stop: &stop,
+            clock: &*w.clock,
+            heed: &|| Heed::Go,
+            progress: &|_, _| {},
+        },
+    );
+    assert!(matches!(e, Err(CopyError::NotOpen)), "{e:?}");
 }
 
 #[test]

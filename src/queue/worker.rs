@@ -5,6 +5,7 @@
 //! message expires, and feeds at most once a second.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread::JoinHandle;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Mono};
 use crate::config::QueueSettings;
-use crate::durable::{Gate, Medium};
+use crate::durable::{CopyOrder, Gate, Medium, Target};
 use crate::store::{CheckpointReport, Mode, OrderError, Orders, StoreState};
 
 use super::desk::{Inner, QueueDesk};
@@ -69,17 +70,21 @@ impl Queue {
     pub fn start(options: QueueOptions) -> Result<Self, QueueError> {
         let desk = options.desk.clone();
         let inner = Arc::clone(&desk.inner);
-        let worker = Worker {
-            inner,
-            options,
-            readings: None,
-            next_feed: Mono::default(),
-            told: None,
-            full: false,
-        };
         let thread = std::thread::Builder::new()
             .name("holdup-queue".to_owned())
-            .spawn(move || worker.run())
+            .spawn(move || {
+                let worker = Worker {
+                    inner,
+                    wake: Some(options.clock.mono()),
+                    options,
+                    outbox: None,
+                    readings: None,
+                    next_feed: Mono::default(),
+                    told: None,
+                    full: false,
+                };
+                worker.run();
+            })
             .map_err(QueueError::Thread)?;
         Ok(Self {
             desk,
@@ -107,7 +112,11 @@ impl Drop for Queue {
 struct Worker {
     inner: Arc<Inner>,
     options: QueueOptions,
+    /// `None` until it is open, and after it failed.
+    outbox: Option<Outbox>,
     readings: Option<Readings>,
+    /// When to look unasked.
+    wake: Option<Mono>,
     /// Not before.
     next_feed: Mono,
     /// The delivered mark that the store was told.
@@ -118,20 +127,30 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
-        // When to look unasked.
-        let mut wake = Some(self.options.clock.mono());
+        self.inner.begin();
+        while let Some(order) = self.round() {
+            self.copy(order);
+        }
+        self.readings = None;
+        self.outbox = None;
+        self.say(QueueState::Stopped);
+        self.inner.end();
+    }
+
+    /// Does what is due until the next step of a copy; `None` at the end.
+    fn round(&mut self) -> Option<CopyOrder> {
         loop {
             let now = self.options.clock.mono();
             // Within the second the bell waits; then it alone, or the time, ends the sleep.
             let heed = now >= self.next_feed;
             let until = if heed {
-                wake.unwrap_or(Mono::NEVER)
+                self.wake.unwrap_or(Mono::NEVER)
             } else {
                 self.next_feed
             };
             let mut slots = self.inner.sleep(until.since(now).min(FOR_EVER), heed);
             if slots.stop {
-                break;
+                return None;
             }
             if let Some((mode, ticket)) = slots.order.take() {
                 drop(slots);
@@ -139,31 +158,62 @@ impl Worker {
                 self.inner.answer(ticket, report);
                 continue;
             }
+            let (errand, copy) = (slots.errands.pop_front(), slots.copies.pop_front());
             let now = self.options.clock.mono();
-            let asked = slots.bell || wake.is_some_and(|at| now >= at);
-            if now < self.next_feed || !asked {
-                continue;
+            let asked = slots.bell || self.wake.is_some_and(|at| now >= at);
+            let due = now >= self.next_feed && asked;
+            if due {
+                self.inner.heard(&mut slots);
             }
-            self.inner.heard(&mut slots);
             drop(slots);
-            wake = match self.turn() {
-                Ok(next) => next.map(|t| self.options.clock.mono() + t),
-                Err(e) => match self.faulty(&e) {
-                    Some(again) => {
-                        self.next_feed = self.options.clock.mono() + again;
-                        Some(self.next_feed)
-                    }
-                    None => {
-                        self.next_feed = Mono::NEVER;
-                        None
-                    }
-                },
-            };
+            if let Some(errand) = errand {
+                errand.run(self.outbox.as_mut());
+                self.outbox.iter().for_each(|o| self.inner.publish(o));
+            }
+            if due {
+                self.look();
+            }
+            if copy.is_some() {
+                return copy;
+            }
         }
-        self.readings = None;
-        *self.inner.outbox() = None;
-        self.say(QueueState::Stopped);
-        self.inner.end();
+    }
+
+    /// Everything goes on while a copy is made, a few pages at a time. A queue that had to be given
+    /// up ends it.
+    fn copy(&mut self, order: CopyOrder) {
+        let Some(conn) = self.outbox.as_ref().map(|o| Rc::clone(&o.conn)) else {
+            return;
+        };
+        let gate = Arc::clone(&self.options.gate);
+        let Some(mut target) = Target::open(order) else {
+            return;
+        };
+        let Some(mut copying) = target.begin(&conn) else {
+            return;
+        };
+        while let Some(order) = self.round() {
+            let same = (self.outbox.as_ref()).is_some_and(|o| Rc::ptr_eq(&o.conn, &conn));
+            if !same || copying.obey(order, &gate).is_break() {
+                return;
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        self.wake = match self.turn() {
+            Ok(next) => next.map(|t| self.options.clock.mono() + t),
+            Err(e) => match self.faulty(&e) {
+                Some(again) => {
+                    self.next_feed = self.options.clock.mono() + again;
+                    Some(self.next_feed)
+                }
+                None => {
+                    self.next_feed = Mono::NEVER;
+                    None
+                }
+            },
+        };
     }
 
     /// One look at everything; says when to look again unasked, `None`: not at all.
@@ -172,20 +222,24 @@ impl Worker {
         let Some(_pass) = gate.try_enter() else {
             return Err(QueueError::GateClosed);
         };
-        let inner = Arc::clone(&self.inner);
-        let mut held = inner.outbox();
-        if held.is_none() {
-            let opened = self.open()?;
-            log::info!(
-                "queue open: {} messages, {} dead letters",
-                opened.tally.items,
-                opened.tally.dead
-            );
-            *held = Some(opened);
-        }
-        let Some(outbox) = held.as_mut() else {
-            return Ok(None);
+        let mut outbox = match self.outbox.take() {
+            Some(outbox) => outbox,
+            None => {
+                let opened = self.open()?;
+                log::info!(
+                    "queue open: {} messages, {} dead letters",
+                    opened.tally.items,
+                    opened.tally.dead
+                );
+                opened
+            }
         };
+        let done = self.turn_with(&mut outbox);
+        self.outbox = Some(outbox);
+        done
+    }
+
+    fn turn_with(&mut self, outbox: &mut Outbox) -> Result<Option<Duration>, QueueError> {
         let (mono, wall) = (self.options.clock.mono(), self.options.clock.wall());
         let done = outbox
             .sweep(mono, wall, self.options.clock.is_synchronised())
@@ -294,7 +348,7 @@ impl Worker {
         log::error!("the queue is out of service, everything else goes on: {text}");
         self.say(QueueState::Failed(text.as_str().into()));
         self.inner.frames.store(0, SeqCst);
-        *self.inner.outbox() = None;
+        self.outbox = None;
         None
     }
 
@@ -308,8 +362,7 @@ impl Worker {
     }
 
     fn checkpoint(&self, mode: Mode) -> Result<CheckpointReport, OrderError> {
-        let held = self.inner.outbox();
-        let Some(outbox) = held.as_ref() else {
+        let Some(outbox) = &self.outbox else {
             return Ok(CheckpointReport::default());
         };
         let report = outbox.checkpoint(mode, &*self.options.clock).map_err(|e| {

@@ -11,6 +11,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use crate::config::StoreSettings;
+use crate::durable::{CopyOrder, HotCopy};
 
 use super::rows::Chunk;
 use super::stats::{Stats, StoreStats};
@@ -85,6 +86,8 @@ pub(super) struct Slots {
     /// Epoch, and an id that its readings must stay above.
     pub(super) above: Option<(u64, i64)>,
     pub(super) retry_now: bool,
+    /// For the copy that is being made, or is to be begun.
+    pub(super) copies: VecDeque<CopyOrder>,
     pub(super) stop: bool,
     /// The writer has the database open; until then a checkpoint has nothing to do.
     pub(super) open: bool,
@@ -369,5 +372,16 @@ impl Orders {
     /// See [`super::Store::stats`].
     pub fn stats(&self) -> StoreStats {
         self.mailbox.stats()
+    }
+}
+
+impl HotCopy for Orders {
+    fn hand_over(&self, order: CopyOrder) {
+        self.mailbox.leave(|s| {
+            // Else it is dropped: nobody would carry it out.
+            if s.open && s.ended.is_none() {
+                s.copies.push_back(order);
+            }
+        });
     }
 }

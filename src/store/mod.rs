@@ -21,6 +21,7 @@ mod writer;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::thread::JoinHandle;
@@ -137,6 +138,28 @@ impl Store {
     /// Opens or makes the database, measures one commit and one checkpoint, and starts the
     /// writer. The gate must be open.
     pub fn start(options: StoreOptions) -> Result<Self, StoreError> {
+        let mailbox = Arc::clone(&options.desk.mailbox);
+        let (tell, opened) = std::sync::mpsc::sync_channel(1);
+        // The connection never leaves its thread.
+        let thread = std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || match Self::open(options) {
+                Ok(writer) => {
+                    tell.send(Ok(())).ok();
+                    writer.run();
+                }
+                Err(e) => drop(tell.send(Err(e))),
+            })
+            .map_err(StoreError::Thread)?;
+        let gone = || StoreError::Thread(std::io::Error::other("it ended while it opened"));
+        opened.recv().unwrap_or_else(|_| Err(gone()))?;
+        Ok(Self {
+            mailbox,
+            thread: Some(thread),
+        })
+    }
+
+    fn open(options: StoreOptions) -> Result<writer::Writer, StoreError> {
         let StoreOptions {
             settings,
             path,
@@ -175,7 +198,7 @@ impl Store {
         let ledger = account::open(&ledger, &mut book, &mailbox, &medium, &gate, &clock);
         let mut writer = writer::Writer {
             ledger,
-            conn,
+            conn: Rc::new(conn),
             path: path.clone(),
             book,
             settings,
@@ -194,6 +217,7 @@ impl Store {
             gate_retry: writer::GATE_RETRY,
             backlog: false,
             turn: false,
+            copied: false,
             look_at: Mono::default(),
         };
         writer.sample().map_err(failed)?;
@@ -202,14 +226,7 @@ impl Store {
         writer.keep_room();
         drop(pass);
         mailbox.lock().open = true;
-        let thread = std::thread::Builder::new()
-            .name("store".to_owned())
-            .spawn(move || writer.run())
-            .map_err(StoreError::Thread)?;
-        Ok(Self {
-            mailbox,
-            thread: Some(thread),
-        })
+        Ok(writer)
     }
 
     /// Where connections hand over readings.

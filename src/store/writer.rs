@@ -5,7 +5,9 @@
 //! cannot be committed now (gate closed, disk full, another program's lock) stay in the
 //! mailbox, in order. After a failed sync it acknowledges nothing any more.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, MutexGuard, atomic::AtomicU32};
 use std::time::Duration;
@@ -14,7 +16,7 @@ use rusqlite::Connection;
 
 use crate::clock::{Clock, Mono};
 use crate::config::StoreSettings;
-use crate::durable::{Gate, Medium, Reserve};
+use crate::durable::{CopyOrder, Gate, Medium, Reserve, Target};
 
 use super::Observer;
 use super::batch::{self, Clients};
@@ -45,13 +47,16 @@ enum Task {
     Routine,
     Retention,
     Probe,
+    /// A step of a hot copy.
+    Copy(CopyOrder),
     Stop,
 }
 
 pub(super) struct Writer {
     /// `None` where it cannot be used.
     pub(super) ledger: Option<Ledger>,
-    pub(super) conn: Connection,
+    /// A hot copy holds it too, on this thread.
+    pub(super) conn: Rc<Connection>,
     pub(super) path: PathBuf,
     pub(super) book: Book,
     pub(super) settings: StoreSettings,
@@ -79,29 +84,14 @@ pub(super) struct Writer {
     pub(super) backlog: bool,
     /// A commit came after retention's last step.
     pub(super) turn: bool,
+    /// The last thing that was done was a step of a copy: whatever is due goes first.
+    pub(super) copied: bool,
     pub(super) gate_retry: Duration,
 }
 
 impl Writer {
     pub(super) fn run(mut self) {
-        loop {
-            match self.next() {
-                Task::Commit(batch) => self.commit(batch),
-                Task::Checkpoint(mode, ticket) => {
-                    // Beside the checkpoint, and done before it is answered.
-                    self.ledger.iter().for_each(Ledger::order);
-                    let report = self.checkpoint(mode);
-                    self.ledger.iter().for_each(Ledger::wait);
-                    let mut slots = self.mailbox.lock();
-                    slots.done = Some((ticket, report.map_err(|_| OrderError::Failed)));
-                    self.mailbox.answer(slots);
-                }
-                Task::Routine => self.routine(),
-                Task::Retention => self.retention(),
-                Task::Probe => self.probe(),
-                Task::Stop => break,
-            }
-        }
+        while self.turn().is_continue() {}
         if self.mailbox.lock().ended.is_none() {
             let gate = Arc::clone(&self.gate);
             if let Some(_pass) = gate.try_enter() {
@@ -114,11 +104,71 @@ impl Writer {
         }
     }
 
+    fn turn(&mut self) -> ControlFlow<()> {
+        match self.next() {
+            Task::Copy(order) => self.copy(order),
+            task @ (Task::Commit(_)
+            | Task::Checkpoint(..)
+            | Task::Routine
+            | Task::Retention
+            | Task::Probe
+            | Task::Stop) => self.carry_out(task),
+        }
+    }
+
+    fn carry_out(&mut self, task: Task) -> ControlFlow<()> {
+        match task {
+            Task::Commit(batch) => self.commit(batch),
+            Task::Checkpoint(mode, ticket) => {
+                // Beside the checkpoint, and done before it is answered.
+                self.ledger.iter().for_each(Ledger::order);
+                let report = self.checkpoint(mode);
+                self.ledger.iter().for_each(Ledger::wait);
+                let mut slots = self.mailbox.lock();
+                slots.done = Some((ticket, report.map_err(|_| OrderError::Failed)));
+                self.mailbox.answer(slots);
+            }
+            Task::Routine => self.routine(),
+            Task::Retention => self.retention(),
+            Task::Probe => self.probe(),
+            Task::Copy(order) => order.idle(),
+            Task::Stop => return ControlFlow::Break(()),
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Everything goes on while a copy is made, a few pages at a time.
+    fn copy(&mut self, order: CopyOrder) -> ControlFlow<()> {
+        let (conn, gate) = (Rc::clone(&self.conn), Arc::clone(&self.gate));
+        let Some(mut target) = Target::open(order) else {
+            return ControlFlow::Continue(());
+        };
+        let Some(mut copying) = target.begin(&conn) else {
+            return ControlFlow::Continue(());
+        };
+        loop {
+            match self.next() {
+                Task::Copy(order) => {
+                    if copying.obey(order, &gate).is_break() {
+                        return ControlFlow::Continue(());
+                    }
+                }
+                task @ (Task::Commit(_)
+                | Task::Checkpoint(..)
+                | Task::Routine
+                | Task::Retention
+                | Task::Probe
+                | Task::Stop) => self.carry_out(task)?,
+            }
+        }
+    }
+
     fn next(&mut self) -> Task {
         let mailbox = Arc::clone(&self.mailbox);
         let mut slots = mailbox.lock();
         loop {
             if slots.ended.is_some() {
+                slots.copies.clear();
                 if slots.stop {
                     return Task::Stop;
                 }
@@ -133,8 +183,19 @@ impl Writer {
             if self.blocked.is_some_and(|until| now >= until) {
                 self.blocked = None;
             }
+            // In turns: neither keeps the other waiting for more than one of its own.
+            if !std::mem::replace(&mut self.copied, false)
+                && let Some(order) = slots.copies.pop_front()
+            {
+                self.copied = true;
+                return Task::Copy(order);
+            }
             if let Some(task) = self.due(&mut slots, now) {
                 return task;
+            }
+            if let Some(order) = slots.copies.pop_front() {
+                self.copied = true;
+                return Task::Copy(order);
             }
             let rows = if slots.rows == 0 {
                 1
@@ -400,6 +461,7 @@ impl Writer {
         slots.rows = 0;
         slots.in_flight = false;
         let left = std::mem::take(&mut slots.chunks);
+        slots.copies.clear();
         // Before anybody is told, so that who is told can ask.
         self.set_state(&state);
         self.mailbox.answer(slots);

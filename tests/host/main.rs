@@ -18,6 +18,7 @@ mod guard;
 #[path = "../support/home.rs"]
 mod home;
 mod hooks;
+mod hot_copy;
 mod ingest;
 mod ingest_verb;
 mod ledger;
