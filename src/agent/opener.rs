@@ -176,10 +176,10 @@ impl Opener {
         if noted.is_some() {
             self.medium.remove(&note)?;
         }
-        match open(verdict == Verdict::Salvaged) {
+        match open(is_other(verdict)) {
             Err(e @ StoreError::Malformed { .. }) => {
                 let verdict = self.look_after(database, Some(&explain(&e)))?;
-                Ok(open(verdict == Verdict::Salvaged)?)
+                Ok(open(is_other(verdict))?)
             }
             other => Ok(other?),
         }
@@ -202,5 +202,13 @@ impl Opener {
             desk: self.desk.clone(),
             salvaged,
         })
+    }
+}
+
+/// Rows were lost or came back: they are counted anew.
+fn is_other(verdict: Verdict) -> bool {
+    match verdict {
+        Verdict::Salvaged | Verdict::Restored => true,
+        Verdict::Clean | Verdict::Replayed | Verdict::Fresh | Verdict::Unrecoverable => false,
     }
 }

@@ -189,6 +189,7 @@ impl Case<'_> {
                 cut: self.cut,
                 may_be_fresh: self.may_be_fresh,
                 acknowledged,
+                snapshots: None,
                 say: self.say,
                 begins: &begins,
             },
@@ -207,6 +208,7 @@ impl Case<'_> {
                     "lost_transactions": report.lost_transactions,
                     "lost_rows_known": report.lost_rows_known,
                     "missing": report.missing.iter().take(MOST_RANGES).collect::<Vec<_>>(),
+                    "restored": report.restored,
                     "evidence": report.evidence,
                 });
                 audit.end(&entry, report.verdict.name(), details);

@@ -163,6 +163,7 @@ fn anywhere(
         cut: false,
         may_be_fresh: false,
         acknowledged,
+        snapshots: None,
         say,
         begins: &|_| {},
     };

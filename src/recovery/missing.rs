@@ -22,11 +22,7 @@ pub(super) fn missing(
         path: path.to_owned(),
         source,
     };
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    // The copy is nobody else's, and may bear the mark of a log that it does not need.
-    let uri = format!("file:{}?immutable=1", escaped(path));
-    let conn =
-        Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI).map_err(sqlite)?;
+    let conn = read(path).map_err(sqlite)?;
     let ours: i64 = conn
         .query_row(
             "SELECT count(*) FROM pragma_table_info('readings')
@@ -40,6 +36,13 @@ pub(super) fn missing(
     }
     let acknowledged = acknowledged.filter(|a| epoch(&conn).is_none_or(|e| e == a.epoch));
     gaps(&conn, acknowledged).map_err(sqlite)
+}
+
+/// Opens a copy that is nobody else's, and may bear the mark of a log that it does not need.
+pub(super) fn read(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let uri = format!("file:{}?immutable=1", escaped(path));
+    Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)
 }
 
 /// Which store it is; `None` where it cannot tell any more.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::clock::Mono;
 
-use super::candidates::{Candidate, Chosen, Class, FromLog, choose};
+use super::candidates::{Candidate, Chosen, Class, FromLog, Judged, Opinion, choose};
 use super::evidence::{Evidence, prune};
 use super::files::free_bytes;
 use super::hold::Hold;
@@ -18,6 +18,7 @@ use super::look::{Condition, Looked, look};
 use super::missing::missing;
 use super::pages::{Expected, FromPages, JournalState, RolledBack};
 use super::report::{Report, StepTaken, TableKept, Verdict};
+use super::restore::{Restored, Restoring, Snapshots};
 use super::rows::{RollBack, RowSalvage};
 use super::source::Bytes;
 use super::swap::{self, Resumed};
@@ -71,6 +72,8 @@ pub struct Request<'a> {
     pub may_be_fresh: bool,
     /// What is known of the ids in its table `readings`.
     pub acknowledged: Option<Acknowledged>,
+    /// Copies that were kept of it, for what its files do not give any more.
+    pub snapshots: Option<&'a dyn Snapshots>,
     /// Told what is done next.
     pub say: &'a dyn Fn(&str),
     /// Told why, before the first thing that changes anything.
@@ -151,6 +154,9 @@ impl Run<'_> {
         let at = evidence.map_or_else(|| database.to_owned(), Evidence::database);
         let looked = look(&at, self.request.cut)?;
         let found = match (&looked.condition, self.request.suspicion) {
+            (Condition::Nothing, _) if evidence.is_none() && self.has_snapshots() => {
+                Some("it is missing, and snapshots of it are there".to_owned())
+            }
             (Condition::Nothing, _) if evidence.is_none() => {
                 return Err(RecoveryError::Nothing(database.to_owned()));
             }
@@ -161,6 +167,33 @@ impl Run<'_> {
         };
         self.took(&format!("looked at {} bytes", looked.bytes));
         Ok((looked, found))
+    }
+
+    fn has_snapshots(&self) -> bool {
+        let all = |s: &dyn Snapshots| s.of(self.request.database, &mut |_| ());
+        self.request.snapshots.is_some_and(|s| !all(s).is_empty())
+    }
+
+    /// What a snapshot adds, where the files hold less.
+    fn restore(
+        &mut self,
+        looked: &Looked,
+        files: Option<&Judged>,
+        out: &Path,
+    ) -> Result<Option<Restored>, RecoveryError> {
+        let place = self.site.medium_of(out)?;
+        let restoring = Restoring {
+            snapshots: self.request.snapshots,
+            database: self.request.database,
+            gone: looked.database.as_ref().is_none_or(Bytes::is_empty),
+            acknowledged: self.request.acknowledged,
+            out,
+            work: super::candidates::Work {
+                medium: &place,
+                ..self.site.work(&|_, _| {})
+            },
+        };
+        restoring.attempt(files, &mut |what| self.took(what))
     }
 
     /// Builds the best that can be made of the files and puts it where it is wanted.
@@ -187,7 +220,7 @@ impl Run<'_> {
         (request.say)("building what can be read");
         let chosen = self.choose(&looked, &out)?;
         let best = chosen.best.map(|b| &chosen.judged[b]);
-        let sound = best.is_some_and(super::candidates::Judged::is_sound);
+        let sound = best.is_some_and(Judged::is_sound);
         let rows = best.map_or(0, |b| b.opinion.rows());
         let whole = best.is_some_and(|b| {
             b.traits.class == Class::Whole && !b.opinion.reindexed && b.is_sound()
@@ -214,13 +247,22 @@ impl Run<'_> {
                 (None, false) => "not all of it can be read".to_owned(),
             }
         });
+        let restored = self.restore(&looked, best, &out)?;
         let verdict = match (sound, rows) {
+            _ if restored.is_some() => Verdict::Restored,
             (true, 1..) => Verdict::Salvaged,
             (true, 0) if !request.may_be_fresh => Verdict::Salvaged,
             _ if request.may_be_fresh => Verdict::Fresh,
             _ => Verdict::Unrecoverable,
         };
         let mut report = self.report(&looked, verdict, found.clone());
+        if let Some(restored) = &restored {
+            report.kept_rows = Some(restored.opinion.rows());
+            report.tables = tables_of(&restored.opinion);
+            report.restored = Some(restored.from.clone());
+            report.missing = missing(&out, request.acknowledged)?;
+            report.lost_rows_known = report.missing.iter().map(|m| m.rows()).sum();
+        }
         if verdict == Verdict::Salvaged {
             report.kept_rows = Some(rows);
             report.tables = best.map(tables).unwrap_or_default();
@@ -234,7 +276,9 @@ impl Run<'_> {
         }
         match (&request.way, verdict) {
             (Way::Look(_), _) => site.medium_of(&out)?.remove(&out)?,
-            (Way::Copy(to), Verdict::Salvaged) => report.output = Some(to.clone()),
+            (Way::Copy(to), Verdict::Salvaged | Verdict::Restored) => {
+                report.output = Some(to.clone())
+            }
             (Way::Copy(to), _) => site.medium_of(to)?.remove(to)?,
             (Way::InPlace, Verdict::Unrecoverable) => {
                 site.medium.remove(&out)?;
@@ -417,6 +461,7 @@ impl Run<'_> {
             lost_rows_known: 0,
             missing: Vec::new(),
             tables: Vec::new(),
+            restored: None,
             evidence: None,
             output: None,
             steps: Vec::new(),
@@ -465,8 +510,12 @@ fn told(chosen: &Chosen) -> String {
     format!("built {}", each.join("; "))
 }
 
-fn tables(judged: &super::candidates::Judged) -> Vec<TableKept> {
-    let all = judged.opinion.tables.iter();
+fn tables(judged: &Judged) -> Vec<TableKept> {
+    tables_of(&judged.opinion)
+}
+
+fn tables_of(opinion: &Opinion) -> Vec<TableKept> {
+    let all = opinion.tables.iter();
     all.map(|(name, rows)| TableKept {
         name: name.clone(),
         rows: *rows,

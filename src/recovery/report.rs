@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::restore::RestoredFrom;
+
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -97,6 +99,9 @@ pub struct Report {
     /// The tables.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<TableKept>,
+    /// The snapshot under the rows that stand now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<RestoredFrom>,
     /// Where the damaged files are kept.
     pub evidence: Option<PathBuf>,
     /// The copy that was asked for.
@@ -118,6 +123,13 @@ impl fmt::Display for Report {
         write!(f, " ({})", self.found)?;
         if let Some(rows) = self.kept_rows {
             write!(f, "; {rows} rows are there")?;
+        }
+        if let Some(from) = &self.restored {
+            write!(
+                f,
+                "; from the snapshot {} of {}, and {} rows of the damaged files",
+                from.snapshot, from.taken_at, from.rows_of_files
+            )?;
         }
         if self.kept_transactions + self.lost_transactions > 0 {
             write!(

@@ -111,6 +111,7 @@ impl World {
             cut: false,
             may_be_fresh: false,
             acknowledged: None,
+            snapshots: None,
             say: &|_| {},
             begins: &|_| {},
         };
@@ -262,6 +263,7 @@ fn ids_that_were_acknowledged_and_are_gone_are_named() {
         thorough: false,
         cut: false,
         may_be_fresh: true,
+        snapshots: None,
         acknowledged: Some(Acknowledged {
             epoch: 7,
             lowest: 1,
