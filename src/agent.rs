@@ -16,6 +16,7 @@ mod queue;
 mod recovered;
 mod reporter;
 mod room;
+mod snapshot;
 mod status;
 mod tell;
 
@@ -55,6 +56,7 @@ use opener::{Opened, Opener};
 use recovered::{Recovered, Recoverer};
 use reporter::{Pauses, Reporter};
 use room::with_room;
+use snapshot::{Means, SnapshotsSeen, Snapshotter};
 use status::StatusSource;
 use tell::Teller;
 
@@ -64,6 +66,7 @@ pub use gauge::GaugeStatus;
 pub use holdup_history::{History, HistoryEntry, HistoryError, read_history};
 pub use queue::QueueStatus;
 pub use recovered::{known_of, known_tables};
+pub use snapshot::{NewestSnapshot, SnapshotStatus};
 pub use status::{Database, Gpio, Status};
 
 /// Worker threads for sockets. One carries more than any card commits; a second would wake for
@@ -220,6 +223,7 @@ struct Agent {
     opened: mpsc::Receiver<Result<Opened, AgentError>>,
     stop_recovery: Arc<AtomicBool>,
     reporter: Reporter,
+    snapshotter: Snapshotter,
     gauge: Option<Gauge>,
     hooks: Arc<Hooks>,
     runtime: tokio::runtime::Runtime,
@@ -274,6 +278,7 @@ impl Agent {
             Ended::Clean | Ended::Unfinished => false,
         });
         let recovered: Recovered = Arc::default();
+        let snapshots = SnapshotsSeen::default();
         let diary = Diary::start(&loaded, &medium, &gate, &clock, &boot, last.as_ref())?;
         let (keeper, budget) = CostsKeeper::open(data_dir, started);
         let path = settings.gateway.heartbeat_path();
@@ -315,6 +320,7 @@ impl Agent {
             unmeasurable,
             read_only: AtomicBool::new(false),
             recovered: Arc::clone(&recovered),
+            snapshots: Arc::clone(&snapshots),
             diary,
         });
         let (news, told) = watch::channel(PowerNews::default());
@@ -403,6 +409,16 @@ impl Agent {
             source.diary.audit(),
             recovered,
         );
+        let snapshotter = Snapshotter::start(Means {
+            settings: settings.clone(),
+            orders: desk.orders(),
+            queue: queue_desk.clone(),
+            shared: Arc::clone(&shared),
+            medium: Arc::clone(&medium),
+            gate: Arc::clone(&gate),
+            clock: Arc::clone(&clock),
+            seen: snapshots,
+        })?;
         let opener = Opener {
             reserve,
             settings,
@@ -433,6 +449,7 @@ impl Agent {
             guard,
             opened,
             stop_recovery,
+            snapshotter,
             reporter,
             gauge,
             hooks,
@@ -447,6 +464,7 @@ impl Agent {
     /// the acknowledgements of what they sent.
     fn stop(&mut self) {
         self.stop_recovery.store(true, Ordering::Relaxed);
+        self.snapshotter.stop();
         self.source.diary.stopping(&self.gate);
         self.reporter.stopping(&self.gate, &self.medium);
         self.hooks.stop();
@@ -467,6 +485,7 @@ impl Agent {
     fn end(self) -> Result<(), AgentError> {
         self.guard.join();
         self.stop_recovery.store(true, Ordering::Relaxed);
+        self.snapshotter.end();
         drop(self.gauge);
         self.runtime.shutdown_background();
         let opened = self.opened.recv_timeout(OPENER);
@@ -536,6 +555,7 @@ impl Agent {
             ("[events]", held.events != new.events),
             ("[gauge]", held.gauge != new.gauge),
             ("[ingest]", held.ingest != new.ingest),
+            ("[snapshot]", held.snapshot != new.snapshot),
             ("[queue]", held.queue != new.queue),
             ("[[database]]", held.databases != new.databases),
             ("store.index", held.store.index != new.store.index),

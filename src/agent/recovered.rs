@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::audit::{AGENT, Audit};
+use crate::backup::snapshot::Recall;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::durable::{Gate, Medium};
@@ -189,7 +190,7 @@ impl Case<'_> {
                 cut: self.cut,
                 may_be_fresh: self.may_be_fresh,
                 acknowledged,
-                snapshots: None,
+                snapshots: Some(&Recall::new(settings.gateway.snapshots_path(), site.medium)),
                 say: self.say,
                 begins: &begins,
             },

@@ -27,6 +27,7 @@ use super::holdup_history::{HistoryEntry, HoldupHistory};
 use super::lines::LinesSeen;
 use super::queue::{self, QueueStatus};
 use super::recovered::Recovered;
+use super::snapshot::{SnapshotStatus, SnapshotsSeen};
 
 /// A store that is not open after this is a reason not to be ready.
 const OPENING: Duration = Duration::from_secs(30);
@@ -115,6 +116,9 @@ pub struct Status {
     /// What was recovered since the agent started.
     #[serde(default)]
     pub recovered: Vec<Report>,
+    /// Copies of the databases for recovery.
+    #[serde(default)]
+    pub snapshots: SnapshotStatus,
     /// The card under the data directory (its CID, or a device number).
     pub card: String,
 }
@@ -230,6 +234,7 @@ pub(super) struct StatusSource {
     /// The data file system took no writes when it was looked at last.
     pub(super) read_only: AtomicBool,
     pub(super) recovered: Recovered,
+    pub(super) snapshots: SnapshotsSeen,
     pub(super) diary: Diary,
 }
 
@@ -377,6 +382,7 @@ impl StatusSource {
             freeze_refused: self.machine.freeze_refusal().map(str::to_owned),
             realtime: self.shared.realtime_threads() == 2,
             recovered: lock(&self.recovered).clone(),
+            snapshots: lock(&self.snapshots).clone(),
             card: self.card.clone(),
         }
     }
@@ -489,6 +495,7 @@ mod tests {
             unmeasurable: None,
             read_only: AtomicBool::new(false),
             recovered: Recovered::default(),
+            snapshots: Arc::default(),
         };
         World {
             _home: home,

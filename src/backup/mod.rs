@@ -14,6 +14,7 @@
 mod error;
 mod manifest;
 mod name;
+pub mod snapshot;
 
 pub use error::BackupError;
 pub use manifest::{

@@ -9,10 +9,13 @@ use clap::Args;
 use rustix::fs::Mode;
 
 use crate::agent::{actor, known_of, known_tables};
+use crate::backup::snapshot::Recall;
 use crate::clock::SystemClock;
 use crate::config::{self, Settings};
 use crate::durable::{Gate, Medium};
-use crate::recovery::{self, HoldError, RecoveryError, Report, Request, Site, Verdict, Way};
+use crate::recovery::{
+    self, HoldError, RecoveryError, Report, Request, Site, Snapshots, Verdict, Way,
+};
 
 use super::alone::{By, alone};
 
@@ -154,6 +157,7 @@ fn anywhere(
         }
         None => (known_tables(), None),
     };
+    let recall = own.map(|s| Recall::new(s.gateway.snapshots_path(), &medium));
     let request = Request {
         database,
         way,
@@ -163,7 +167,7 @@ fn anywhere(
         cut: false,
         may_be_fresh: false,
         acknowledged,
-        snapshots: None,
+        snapshots: recall.as_ref().map(|r| r as &dyn Snapshots),
         say,
         begins: &|_| {},
     };

@@ -169,6 +169,7 @@ fn print(s: &Status, out: &mut dyn Write) -> anyhow::Result<()> {
         row(out, "audit log", value)?;
     }
     row(out, "queue", queue(s))?;
+    row(out, "snapshots", s.snapshots.in_words())?;
     for d in s.databases.iter().filter(|d| d.role != "own") {
         row(
             out,

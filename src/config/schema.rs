@@ -167,6 +167,11 @@ pub const KEYS: &[Key] = &[
 
     key("recovery", "evidence_max_mb", int(1, 1 << 20), Some("512"), "MiB", "damaged files that are kept; the oldest go first, the newest never"),
 
+    key("snapshot", "every_s", int(0, 30 * DAY_S), Some("86400"), "s", "how often the store and the queue are copied for recovery; each time the card writes them once whole and once compressed; 0: never"),
+    key("snapshot", "keep", int(1, 1_000), Some("3"), "snapshots", "of each database; the oldest go first, the newest never"),
+    key("snapshot", "keep_days", int(1, 36_500), None, "days", "older ones go, but for the newest; unset: whatever their age"),
+    key("snapshot", "share_percent", int(1, 90), Some("25"), "%", "of the free space, all snapshots and what taking one writes take at most this"),
+
     key("ingest", "max_line_bytes", int(64, 1 << 20), Some("65536"), "bytes", "longest line taken, without its newline"),
     key("ingest", "max_clients", int(1, 4_096), Some("256"), "clients", "connections at one time"),
     key("ingest", "queue_bytes", int(4_096, 1 << 30), Some("2097152"), "bytes", "readings that may wait for a commit, over all clients"),

@@ -20,6 +20,8 @@ pub struct Settings {
     pub store: StoreSettings,
     /// `[recovery]`
     pub recovery: RecoverySettings,
+    /// `[snapshot]`
+    pub snapshot: SnapshotSettings,
     /// `[ingest]`
     pub ingest: IngestSettings,
     /// `[queue]`
@@ -53,6 +55,11 @@ impl GatewaySettings {
     /// Damaged files, as they were found.
     pub fn evidence_path(&self) -> PathBuf {
         self.data_dir.join("evidence")
+    }
+
+    /// Copies of the databases for recovery.
+    pub fn snapshots_path(&self) -> PathBuf {
+        self.data_dir.join("snapshots")
     }
 
     /// What was acknowledged, noted outside SQLite.
@@ -252,6 +259,19 @@ pub struct StoreSettings {
 pub struct RecoverySettings {
     /// Bytes of evidence that are kept; the newest always is.
     pub evidence_max: u64,
+}
+
+/// `[snapshot]`: copies that stay on the device, for recovery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotSettings {
+    /// How often one is taken; `None` is never.
+    pub every: Option<Duration>,
+    /// How many of each database are kept; at least 1.
+    pub keep: usize,
+    /// The older ones go; `None` is never.
+    pub keep_age: Option<Duration>,
+    /// Of the free space they take this part at most, 1 to 90.
+    pub share_percent: u8,
 }
 
 /// `[ingest]`

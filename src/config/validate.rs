@@ -10,8 +10,8 @@ use super::merge::Merged;
 use super::problem::{Problem, printable};
 use super::settings::{
     DatabaseSettings, EventSettings, FreezePolicy, GatewaySettings, GpioAbi, IngestSettings,
-    MOST_DATABASES, OnParkMax, PowerSettings, QueueSettings, RecoverySettings, Settings, Source,
-    StoreSettings, WhenFull,
+    MOST_DATABASES, OnParkMax, PowerSettings, QueueSettings, RecoverySettings, Settings,
+    SnapshotSettings, Source, StoreSettings, WhenFull,
 };
 use super::{gauge, lines};
 
@@ -71,6 +71,7 @@ pub(super) fn settings(m: &mut Merged, warnings: &mut Vec<Problem>) -> Settings 
         recovery: RecoverySettings {
             evidence_max: m.int("recovery.evidence_max_mb") << 20,
         },
+        snapshot: snapshot(m),
         ingest: ingest(m),
         queue: queue(m),
         gateway,
@@ -218,6 +219,18 @@ fn store(m: &Merged) -> StoreSettings {
         index: m.bool("store.index"),
         remember_ids: m.int("store.remember_ids"),
         reserve: m.int("store.reserve_mb") << 20,
+    }
+}
+
+fn snapshot(m: &Merged) -> SnapshotSettings {
+    let every = m.int("snapshot.every_s");
+    SnapshotSettings {
+        every: (every > 0).then(|| Duration::from_secs(every)),
+        keep: size(m.int("snapshot.keep")),
+        keep_age: m
+            .maybe_int("snapshot.keep_days")
+            .map(|days| Duration::from_secs(days * 86_400)),
+        share_percent: u8::try_from(m.int("snapshot.share_percent")).unwrap_or(90),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use holdup::cli::ingest::{IngestOpts, run};
 use holdup::config::{
     BoardKind, BoardSettings, EventSettings, FreezePolicy, GatewaySettings, OnParkMax,
-    PowerSettings, QueueSettings, RecoverySettings, Settings, Source, WhenFull,
+    PowerSettings, QueueSettings, RecoverySettings, Settings, SnapshotSettings, Source, WhenFull,
 };
 
 use crate::ingest::{Server, line};
@@ -53,6 +53,12 @@ fn settings(server: &Server) -> Settings {
             safe_to_cut: None,
         },
         store: SETTINGS,
+        snapshot: SnapshotSettings {
+            every: None,
+            keep: 1,
+            keep_age: None,
+            share_percent: 1,
+        },
         recovery: RecoverySettings {
             evidence_max: 1 << 20,
         },

@@ -28,6 +28,7 @@ mod power_verb;
 mod queue;
 mod recover;
 mod rooms;
+mod snapshot;
 mod store;
 mod store_world;
 mod subscribe;
