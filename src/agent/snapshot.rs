@@ -169,7 +169,13 @@ impl Worker {
         while !self.stop.load(Ordering::Relaxed) {
             let held_off = self.held_off();
             self.say(due, held_off);
-            std::thread::park_timeout(LOOK.min(due.since(clock.mono())).max(LOOK / 20));
+            let left = due.since(clock.mono());
+            let nap = if held_off.is_some() {
+                LOOK
+            } else {
+                LOOK.min(left)
+            };
+            std::thread::park_timeout(nap);
             let now_full = self.means.orders.stats().state == StoreState::DiskFull;
             full = now_full && (full || self.give_room());
             if clock.mono() < due || self.held_off().is_some() {
@@ -184,20 +190,13 @@ impl Worker {
 
     /// When the first one is due: a missed one is made up.
     fn first(&self) -> Duration {
-        let soon = AFTER_START.min(self.every / 10);
         let newest = self
             .lists()
             .into_iter()
             .filter_map(|(_, all)| all.into_iter().next());
-        let Some(taken) = newest.map(|m| m.taken_ms).max() else {
-            return soon;
-        };
-        let age = self.means.clock.wall().as_millis().saturating_sub(taken);
-        match u64::try_from(age) {
-            Ok(age) => (self.every.saturating_sub(Duration::from_millis(age))).max(soon),
-            // The clock was put back, or nobody has set it yet.
-            Err(_) => UNKNOWN_AGE.min(self.every),
-        }
+        let taken = newest.map(|m| m.taken_ms).max();
+        let now = self.means.clock.wall().as_millis();
+        first_due(self.every, taken.map(|at| now.saturating_sub(at)))
     }
 
     /// A tenth more or less, so that many gateways do not keep step.
@@ -409,6 +408,17 @@ impl Worker {
     }
 }
 
+/// How long after the start the first one is due, where the newest is `age` ms old.
+fn first_due(every: Duration, age: Option<i64>) -> Duration {
+    let soon = AFTER_START.min(every / 10);
+    match age.map(u64::try_from) {
+        None => soon,
+        Some(Ok(age)) => every.saturating_sub(Duration::from_millis(age)).max(soon),
+        // The clock was put back, or nobody has set it yet.
+        Some(Err(_)) => UNKNOWN_AGE.min(every),
+    }
+}
+
 /// What power asks of a snapshot.
 fn heed(state: &State) -> Heed {
     match state {
@@ -421,6 +431,42 @@ fn heed(state: &State) -> Heed {
         State::OnBattery { .. } => Heed::GiveUp("the gateway runs on its battery"),
         State::Failing { .. } | State::Parked { .. } | State::Stopping | State::Off => {
             Heed::GiveUp("power fails, or the agent stops")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+    const HOUR_MS: i64 = 3_600_000;
+
+    #[test]
+    fn a_missed_one_is_made_up_soon_after_the_start_and_one_that_is_not_due_waits_its_time() {
+        assert_eq!(first_due(DAY, None), AFTER_START);
+        assert_eq!(first_due(DAY, Some(24 * HOUR_MS)), AFTER_START);
+        assert_eq!(first_due(DAY, Some(i64::MAX)), AFTER_START);
+        assert_eq!(first_due(DAY, Some(20 * HOUR_MS)), DAY / 6);
+        assert_eq!(first_due(DAY, Some(0)), DAY);
+    }
+
+    #[test]
+    fn a_clock_that_is_put_back_puts_nothing_off_for_longer_than_an_hour() {
+        assert_eq!(first_due(DAY, Some(-1)), UNKNOWN_AGE);
+        assert_eq!(first_due(DAY, Some(i64::MIN)), UNKNOWN_AGE);
+        let short = Duration::from_secs(60);
+        assert_eq!(first_due(short, Some(-1)), short);
+    }
+
+    #[test]
+    fn power_goes_first() {
+        assert_eq!(heed(&State::Good), Heed::Go);
+        for waits in [State::Starting, State::Brownout] {
+            assert_eq!(heed(&waits), Heed::Wait, "{waits:?}");
+        }
+        for ends in [State::Stopping, State::Off] {
+            assert!(matches!(heed(&ends), Heed::GiveUp(_)), "{ends:?}");
         }
     }
 }

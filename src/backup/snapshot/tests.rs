@@ -230,6 +230,60 @@ fn a_copy_in_which_sqlite_finds_a_fault_becomes_no_snapshot() {
     assert_eq!(w.names(), before);
 }
 
+/// A card that stores something else than it was given: told by the time at which the archive is
+/// written and not yet read back.
+#[derive(Debug)]
+struct BadCard {
+    dir: PathBuf,
+    clock: ManualClock,
+}
+
+impl Clock for BadCard {
+    fn mono(&self) -> crate::clock::Mono {
+        self.clock.mono()
+    }
+
+    fn wall(&self) -> crate::clock::Wall {
+        self.clock.wall()
+    }
+
+    fn is_synchronised(&self) -> bool {
+        let entries = fs::read_dir(&self.dir).expect("list");
+        let archive = entries
+            .map(|e| e.expect("entry").path())
+            .find(|p| p.to_string_lossy().ends_with(".zst.partial"))
+            .expect("written, without its final name");
+        let mut bytes = fs::read(&archive).expect("read");
+        let last = bytes.len() - 1;
+        bytes[last / 2] ^= 1;
+        fs::write(&archive, bytes).expect("write");
+        true
+    }
+}
+
+#[test]
+fn what_the_card_does_not_give_back_as_it_was_becomes_no_snapshot() {
+    let w = World::new(500);
+    w.take();
+    let before = w.names();
+    let (medium, dir) = (w.medium(), w.dir());
+    let card = BadCard {
+        dir: w.dir(),
+        clock: ManualClock::new(),
+    };
+    let source = Still {
+        database: w.database(),
+        damage: &|_| (),
+    };
+    let site = SnapshotSite {
+        clock: &card,
+        ..w.site(&dir, &medium, 3)
+    };
+    let e = take(&w.database(), &source, &site).expect_err("not what was written");
+    assert!(matches!(e, SnapshotError::Damaged { .. }), "{e}");
+    assert_eq!(w.names(), before);
+}
+
 #[test]
 fn the_oldest_go_by_count_and_age_and_the_newest_never() {
     let w = World::new(50);

@@ -213,6 +213,12 @@ fn behind_a_closed_gate_nothing_is_written_and_then_it_goes_on() {
                 );
                 seen.store(bytes, SeqCst);
                 assert_eq!(gate.in_flight(), 0);
+                // Whoever asks for a step is told so, and nothing is written for it.
+                let (answer, wait) = sync_channel(1);
+                let what = What::Step;
+                w.hot.hand_over(CopyOrder { what, answer });
+                let told = wait.recv().expect("an answer");
+                assert!(matches!(told, Ok(State::Closed)), "{told:?}");
                 if turns == 3 {
                     gate.open(Closer::Power);
                 }
