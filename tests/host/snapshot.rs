@@ -315,6 +315,28 @@ fn zstd_of(path: &PathBuf) -> Vec<u8> {
 }
 
 #[test]
+fn power_lost_in_the_middle_of_a_snapshot_parks_in_time_and_the_next_one_is_whole() {
+    let home = home();
+    let mut agent = home.serving();
+    let mut client = home.client();
+    send(&mut client, 20_000);
+    let copy = home.data("snapshots/edge_store.db-copy.partial");
+    for _ in 0..3 {
+        send(&mut client, 10);
+        poll("a copy that is being made", || copy.exists().then_some(()));
+        home.power(true);
+        let parked = agent.wait_for_supply("Parked");
+        assert_eq!(parked["last_outage"]["ended"], "clean", "{parked:#}");
+        home.power(false);
+        agent.wait_for_supply("Good");
+    }
+    // A part that were left would be in its way.
+    wait_for_snapshot(&mut agent, 20_030);
+    poll("the part is gone", || (!copy.exists()).then_some(()));
+    agent.stop();
+}
+
+#[test]
 fn none_is_taken_while_power_is_lost_and_the_plan_is_not_late_for_it() {
     let home = home();
     let mut agent = home.serving();
