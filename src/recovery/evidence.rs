@@ -16,12 +16,14 @@ use sha2::{Digest, Sha256};
 use crate::durable::{Bulk, Medium};
 
 use super::RecoveryError;
-use super::files::{ALL, companion, open_existing};
+use super::files::{ALL, Identity, companion, open_existing};
 use super::site::Site;
 
 /// Version of the manifest.
 const VERSION: u32 = 1;
 const MANIFEST: &str = "manifest.json";
+/// What became of the database, beside its evidence.
+pub(super) const REPORT: &str = "report.json";
 /// Read at once; where that fails, block by block.
 const READ: usize = 256 * 1024;
 const BLOCK: usize = 4096;
@@ -48,6 +50,9 @@ pub struct KeptFile {
     /// Parts that the medium did not give: offset and length in bytes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<(u64, u64)>,
+    /// Which file it was, and when it was last changed; before it was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) identity: Option<Identity>,
 }
 
 /// What the evidence is, and why it was kept.
@@ -67,6 +72,10 @@ pub struct Manifest {
     pub reason: String,
     /// How they came here.
     pub how: How,
+    /// Another program had the database open: what it writes meanwhile, and the moment at which
+    /// each file was copied, may differ.
+    #[serde(default)]
+    pub in_use: bool,
     /// The files.
     pub files: Vec<KeptFile>,
 }
@@ -93,22 +102,77 @@ impl Evidence {
         reason: &str,
         site: &Site<'_>,
     ) -> Result<Self, RecoveryError> {
+        Self::begin(database, reason, How::Copied, site)?.fill(database, site)
+    }
+
+    /// The same while another program has `database` open.
+    pub(super) fn copy_in_use(
+        database: &Path,
+        reason: &str,
+        site: &Site<'_>,
+    ) -> Result<Self, RecoveryError> {
         let mut kept = Self::begin(database, reason, How::Copied, site)?;
+        kept.manifest.in_use = true;
+        kept.fill(database, site)
+    }
+
+    fn fill(mut self, database: &Path, site: &Site<'_>) -> Result<Self, RecoveryError> {
+        if let Err(e) = self.copy_files(database, site) {
+            // It is tried again, perhaps often: half a copy is of no use to anybody.
+            self.discard(site.medium);
+            return Err(e);
+        }
+        Ok(self)
+    }
+
+    fn copy_files(&mut self, database: &Path, site: &Site<'_>) -> Result<(), RecoveryError> {
         for suffix in ALL {
             let from = companion(database, suffix);
             let Some(source) = open_existing(&from, false).map_err(|e| cannot("read", &from, e))?
             else {
                 continue;
             };
-            let to = kept.dir.join(from.file_name().unwrap_or_default());
+            let to = self.dir.join(from.file_name().unwrap_or_default());
             let mut copy = Bulk::create(&to, site.medium, site.gate, site.stop)?;
             let file = read_through(&from, &source, &mut |bytes| copy.write_all(bytes))
                 .map_err(|e| cannot("copy", &from, e))?;
             copy.finish()?;
-            kept.manifest.files.push(file);
+            self.manifest.files.push(file);
         }
-        kept.write_manifest(site.medium)?;
-        Ok(kept)
+        self.write_manifest(site.medium)
+    }
+
+    fn discard(&self, medium: &Medium) {
+        let name = self.database();
+        let all = ALL.map(|suffix| companion(&name, suffix));
+        let removed = all.iter().try_for_each(|file| medium.remove(file));
+        if removed.is_err() || fs::remove_dir(&self.dir).is_err() {
+            log::warn!("half a copy is left in {}", self.dir.display());
+        }
+    }
+
+    /// What was kept of `database` while another program had it open, if nothing came of it yet.
+    pub(super) fn of_one_in_use(
+        database: &Path,
+        root: &Path,
+    ) -> Result<Option<Self>, RecoveryError> {
+        let mut all = all(root)?;
+        all.retain(|e| e.manifest.in_use && e.manifest.database == database);
+        Ok(all.pop().filter(|e| !e.dir.join(REPORT).exists()))
+    }
+
+    /// Are the database and its logs still those that were copied, unchanged?
+    pub(super) fn is_still_true(&self) -> Result<bool, RecoveryError> {
+        for suffix in ALL.iter().filter(|s| **s != "-shm") {
+            let path = companion(&self.manifest.database, suffix);
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let now = Identity::of(&path).map_err(|e| cannot("look at", &path, e))?;
+            let kept = self.manifest.files.iter().find(|f| f.name == name);
+            if now != kept.and_then(|f| f.identity) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Makes the directory and the manifest for files that are moved there next.
@@ -174,6 +238,7 @@ impl Evidence {
                 database: database.to_owned(),
                 reason: reason.to_owned(),
                 how,
+                in_use: false,
                 files: Vec::new(),
             },
         })
@@ -211,12 +276,12 @@ pub(super) fn all(root: &Path) -> Result<Vec<Evidence>, RecoveryError> {
 pub(super) fn prune(
     root: &Path,
     most: u64,
-    needed: &Path,
+    needed: &[&Path],
     medium: &Medium,
 ) -> Result<Vec<PathBuf>, RecoveryError> {
     let mut kept = all(root)?;
     kept.pop();
-    kept.retain(|e| e.dir != needed);
+    kept.retain(|e| !needed.contains(&e.dir.as_path()));
     let newest = all(root)?.last().map_or(0, Evidence::bytes);
     let mut total: u64 = kept.iter().map(Evidence::bytes).sum::<u64>() + newest;
     let mut removed = Vec::new();
@@ -229,6 +294,7 @@ pub(super) fn prune(
         for file in &old.manifest.files {
             medium.remove(&old.dir.join(&file.name))?;
         }
+        medium.remove(&old.dir.join(REPORT))?;
         medium.remove(&old.dir.join(MANIFEST))?;
         fs::remove_dir(&old.dir).map_err(|e| cannot("remove", &old.dir, e))?;
         removed.push(old.dir);
@@ -242,6 +308,7 @@ fn read_through(
     file: &File,
     take: &mut dyn FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<KeptFile> {
+    let identity = Some(Identity::from(&file.metadata()?));
     let bytes = file.metadata()?.len();
     let mut hash = Sha256::new();
     let mut unreadable: Vec<(u64, u64)> = Vec::new();
@@ -273,6 +340,7 @@ fn read_through(
         bytes,
         sha256: hex(&hash.finalize()),
         unreadable,
+        identity,
     })
 }
 

@@ -1,11 +1,13 @@
 //! A database and what SQLite keeps beside it, as files.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 /// What may lie beside a database, the file itself last: a database without its companions loses
 /// less than companions without their database, which SQLite deletes.
@@ -16,6 +18,39 @@ pub(super) fn companion(database: &Path, suffix: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+/// A file, told apart from what may stand in its place later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Identity {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified_s: i64,
+    modified_ns: i64,
+}
+
+impl Identity {
+    /// Of what stands at `path` now; `None`: nothing.
+    pub(super) fn of(path: &Path) -> io::Result<Option<Self>> {
+        match fs::symlink_metadata(path) {
+            Ok(m) => Ok(Some(Self::from(&m))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl From<&fs::Metadata> for Identity {
+    fn from(m: &fs::Metadata) -> Self {
+        Self {
+            device: m.dev(),
+            inode: m.ino(),
+            bytes: m.len(),
+            modified_s: m.mtime(),
+            modified_ns: m.mtime_nsec(),
+        }
+    }
 }
 
 /// Opens a regular file; `None` where there is nothing. Never follows a link, and never waits for

@@ -9,8 +9,10 @@
 use std::path::Path;
 
 use super::RecoveryError;
+use super::acknowledged::Acknowledged;
 use super::files::{companion, open_existing};
-use super::pages::{Header, Journal, JournalState};
+use super::leftover;
+use super::pages::{Header, Journal, JournalState, page_size_of};
 use super::source::{Bytes, FileBytes};
 use super::wal::{HeaderState, Known, Verdict as LogVerdict, Wal};
 
@@ -36,7 +38,7 @@ pub(super) struct Looked {
     pub(super) log: Option<FileBytes>,
     pub(super) journal: Option<(FileBytes, Journal)>,
     pub(super) wal: Wal,
-    /// As the database's header states it.
+    /// As the database's header states it; where that is lost, as its pages show it.
     pub(super) page_size: Option<u32>,
     pub(super) condition: Condition,
     /// Bytes of the database and all its companions.
@@ -56,8 +58,13 @@ impl Looked {
 }
 
 /// Looks at `database` (or its copy in the evidence). `cut`: power was cut since it was written, so
-/// that a last commit which is not whole was never acknowledged.
-pub(super) fn look(database: &Path, cut: bool) -> Result<Looked, RecoveryError> {
+/// that a last commit which is not whole is no damage, unless what is `acknowledged` says that
+/// somebody was told of it.
+pub(super) fn look(
+    database: &Path,
+    cut: bool,
+    acknowledged: Option<Acknowledged>,
+) -> Result<Looked, RecoveryError> {
     let open = |suffix: &str| -> Result<Option<FileBytes>, RecoveryError> {
         let path = companion(database, suffix);
         let cannot = |source| RecoveryError::Io {
@@ -79,17 +86,28 @@ pub(super) fn look(database: &Path, cut: bool) -> Result<Looked, RecoveryError> 
     };
     let shm = open("-shm")?;
     let known = file.as_ref().map_or_else(Known::default, |f| Known::of(f));
-    let wal = log
+    let mut wal = log
         .as_ref()
         .map_or_else(Wal::absent, |log| Wal::read(log, known));
+    let told = log.as_ref().map(|log| log as &dyn Bytes);
+    if leftover::ends_in_one(known.database, told, &wal) {
+        wal.leave_out_last();
+    }
+    let dropped = acknowledged.and_then(|a| a.dropped(known.database, told, &wal));
+    if dropped.is_some() || (is_in_doubt(&wal) && !cut) {
+        wal.suspect_tail();
+    }
     let state = journal
         .as_ref()
         .map_or(JournalState::Idle, |(_, j)| j.state());
     let rollback = journal.as_ref().map(|(log, _)| log);
     let all = [file.as_ref(), log.as_ref(), shm.as_ref(), rollback];
     let bytes = all.into_iter().flatten().map(Bytes::len).sum();
-    let page_size = known.page_size;
-    let condition = judge(file.as_ref(), &wal, state, cut);
+    // A log knows it better than the pages of a file without a header.
+    let shown = file.as_ref().filter(|_| wal.page_size().is_none());
+    let shown = shown.and_then(|f| u32::try_from(page_size_of(f).ok()?).ok());
+    let page_size = shown.or(known.page_size);
+    let condition = judge(file.as_ref(), &wal, state, cut, dropped);
     Ok(Looked {
         database: file,
         log,
@@ -101,7 +119,24 @@ pub(super) fn look(database: &Path, cut: bool) -> Result<Looked, RecoveryError> 
     })
 }
 
-fn judge(file: Option<&FileBytes>, wal: &Wal, journal: JournalState, cut: bool) -> Condition {
+/// Does the last commit bear damage of which the log alone cannot say what it is?
+fn is_in_doubt(wal: &Wal) -> bool {
+    matches!(
+        wal.verdict(),
+        LogVerdict::TornTail {
+            commit_in_doubt: true,
+            ..
+        }
+    )
+}
+
+fn judge(
+    file: Option<&FileBytes>,
+    wal: &Wal,
+    journal: JournalState,
+    cut: bool,
+    dropped: Option<(i64, i64)>,
+) -> Condition {
     let hot = journal != JournalState::Idle;
     let Some(file) = file.filter(|f| !f.is_empty()) else {
         return match (wal.verdict(), hot) {
@@ -132,6 +167,12 @@ fn judge(file: Option<&FileBytes>, wal: &Wal, journal: JournalState, cut: bool) 
     };
     if let Some(why) = log_fault(wal, header.page_size, cut) {
         return Condition::Off(why);
+    }
+    if let Some((first, last)) = dropped {
+        return Condition::Off(format!(
+            "the end of its log is damaged: SQLite would drop readings {first} to {last}, which \
+             were acknowledged"
+        ));
     }
     match journal {
         JournalState::Idle | JournalState::Hot => {}

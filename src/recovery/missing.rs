@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags};
 
 use super::RecoveryError;
-use super::recover::Acknowledged;
+use super::acknowledged::Acknowledged;
 use super::report::Missing;
 
 /// Ranges that are listed; the last one then reaches to the end of what is missing.

@@ -4,11 +4,14 @@
 //! as bytes, repairs are made on copies, and a row that was never written is never made up. It
 //! must never open a suspect database in place.
 
+mod acknowledged;
 pub mod candidates;
 mod error;
 mod evidence;
 mod files;
+mod history;
 mod hold;
+mod leftover;
 mod look;
 mod missing;
 pub mod pages;
@@ -21,10 +24,12 @@ mod source;
 mod swap;
 pub mod wal;
 
+pub use acknowledged::Acknowledged;
 pub use error::RecoveryError;
 pub use evidence::{Evidence, How, KeptFile, Manifest};
+pub use history::last_recoveries;
 pub use hold::{Hold, HoldError};
-pub use recover::{Acknowledged, Request, Way, recover};
+pub use recover::{Request, Way, recover};
 pub use report::{Missing, Report, StepTaken, TableKept, Verdict};
 pub use restore::{RestoredFrom, Snapshot, Snapshots, Unpacked};
 pub use site::Site;

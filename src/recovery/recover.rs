@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use crate::clock::Mono;
 
+use super::acknowledged::Acknowledged;
 use super::candidates::{Candidate, Chosen, Class, FromLog, Judged, Opinion, choose};
-use super::evidence::{Evidence, prune};
-use super::files::free_bytes;
+use super::evidence::{Evidence, REPORT, prune};
 use super::hold::Hold;
 use super::look::{Condition, Looked, look};
 use super::missing::missing;
@@ -21,7 +21,7 @@ use super::report::{Report, StepTaken, TableKept, Verdict};
 use super::restore::{Restored, Restoring, Snapshots};
 use super::rows::{RollBack, RowSalvage};
 use super::source::Bytes;
-use super::swap::{self, Resumed};
+use super::swap;
 use super::wal::Overlay;
 use super::{RecoveryError, Site};
 
@@ -29,8 +29,6 @@ use super::{RecoveryError, Site};
 const SPARE: u64 = 1 << 20;
 /// From this size on progress is told.
 const LARGE: u64 = 64 << 20;
-/// The report's place in the evidence.
-const REPORT: &str = "report.json";
 
 /// What the recovered database is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,17 +39,6 @@ pub enum Way {
     Copy(PathBuf),
     /// It is only judged; this is where it is made, and removed again.
     Look(PathBuf),
-}
-
-/// Ids that were acknowledged, as noted outside the database: at least these.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Acknowledged {
-    /// Of which store that is; what is noted of another one says nothing.
-    pub epoch: u64,
-    /// The lowest id that is still kept.
-    pub lowest: i64,
-    /// The highest id that was acknowledged.
-    pub upto: i64,
 }
 
 /// A database to recover.
@@ -97,6 +84,7 @@ pub fn recover(request: &Request<'_>, site: &Site<'_>) -> Result<Report, Recover
         began: site.clock.mono(),
         since: site.clock.mono(),
         steps: Vec::new(),
+        earlier: None,
     };
     run.run()
 }
@@ -107,6 +95,8 @@ struct Run<'a> {
     began: Mono,
     since: Mono,
     steps: Vec<StepTaken>,
+    /// Kept while somebody had the database open, who changed it since.
+    earlier: Option<Evidence>,
 }
 
 impl Run<'_> {
@@ -119,17 +109,41 @@ impl Run<'_> {
             hold = Some(Hold::take(database)?);
         }
         let mut evidence = if in_place { self.resume()? } else { None };
+        let unmoved = in_place && evidence.is_none();
         let (mut looked, mut found) = self.look(evidence.as_ref())?;
-        let build = self.request.thorough || matches!(self.request.way, Way::Copy(_));
-        if found.is_none() && !build && evidence.is_none() {
+        // Kept by an earlier try, while somebody had it open.
+        let mut before = if unmoved { self.kept_in_use() } else { None };
+        let build = self.builds(&looked) || evidence.is_some() || before.is_some();
+        if found.is_none() && !build {
             return Ok(self.as_it_is(&looked));
         }
         if hold.is_none() {
-            hold = Some(Hold::take(database)?);
+            match Hold::take(database) {
+                Ok(taken) => hold = Some(taken),
+                Err(e) => {
+                    if unmoved && before.is_none() {
+                        self.keep_in_use(&looked, found.as_deref(), &e);
+                    }
+                    return Err(e.into());
+                }
+            }
             // Now nobody writes between the look and the repair.
             (looked, found) = self.look(evidence.as_ref())?;
-            if found.is_none() && !build && evidence.is_none() {
+            if found.is_none() && !build {
                 return Ok(self.as_it_is(&looked));
+            }
+        }
+        if let Some(kept) = before.take() {
+            if kept.is_still_true()? {
+                self.took(&format!(
+                    "the files are as they were copied to {}",
+                    kept.dir.display()
+                ));
+                found.get_or_insert(kept.manifest.reason.clone());
+                evidence = Some(kept);
+            } else {
+                found = Some(in_other_hands(&kept, found));
+                self.earlier = Some(kept);
             }
         }
         // What is off is copied or moved away before anything else is done.
@@ -145,6 +159,20 @@ impl Run<'_> {
         done
     }
 
+    /// Is a copy built although nothing is off?
+    fn builds(&self, looked: &Looked) -> bool {
+        match self.request.way {
+            Way::Copy(_) => true,
+            // What is sound as far as it was looked at is SQLite's, which reads all of it.
+            Way::InPlace | Way::Look(_) => self.request.thorough && looked.wal.skipped() == 0,
+        }
+    }
+
+    fn look_at(&self, database: &Path) -> Result<Looked, RecoveryError> {
+        let r = self.request;
+        look(database, r.cut, r.acknowledged)
+    }
+
     /// Looks at the files where they are now; what is off, if anything.
     fn look(
         &mut self,
@@ -152,7 +180,7 @@ impl Run<'_> {
     ) -> Result<(Looked, Option<String>), RecoveryError> {
         let database = self.request.database;
         let at = evidence.map_or_else(|| database.to_owned(), Evidence::database);
-        let looked = look(&at, self.request.cut)?;
+        let looked = self.look_at(&at)?;
         let found = match (&looked.condition, self.request.suspicion) {
             (Condition::Nothing, _) if evidence.is_none() && self.has_snapshots() => {
                 Some("it is missing, and snapshots of it are there".to_owned())
@@ -209,7 +237,7 @@ impl Run<'_> {
             .is_some_and(|e| e.manifest.how == super::How::Moved && !request.database.exists());
         // Read from where the files are now.
         let looked = match &evidence {
-            Some(e) if moved => look(&e.database(), request.cut)?,
+            Some(e) if moved => self.look_at(&e.database())?,
             Some(_) | None => looked,
         };
         let out = match &request.way {
@@ -223,7 +251,8 @@ impl Run<'_> {
         let sound = best.is_some_and(Judged::is_sound);
         let rows = best.map_or(0, |b| b.opinion.rows());
         let whole = best.is_some_and(|b| {
-            b.traits.class == Class::Whole && !b.opinion.reindexed && b.is_sound()
+            let all = b.traits.class == Class::Whole && b.unwritten == 0;
+            all && !b.opinion.reindexed && b.is_sound()
         });
         self.took(&told(&chosen));
         // The files looked well, and all that is in them is well.
@@ -239,12 +268,18 @@ impl Run<'_> {
             }
             return Ok(report);
         }
+        let unwritten = chosen.judged.iter().map(|j| j.unwritten).max();
         let found = found.unwrap_or_else(|| {
             let fault = best.and_then(|b| b.opinion.faults.first().cloned());
             match (fault, best.is_some_and(|b| b.opinion.reindexed)) {
                 (Some(fault), _) => format!("SQLite's integrity check says: {fault}"),
                 (None, true) => "its indexes disagree with their tables".to_owned(),
-                (None, false) => "not all of it can be read".to_owned(),
+                (None, false) => match unwritten {
+                    Some(n @ 1..) => {
+                        format!("{n} records are none that anybody wrote, though SQLite gives them")
+                    }
+                    Some(0) | None => "not all of it can be read".to_owned(),
+                },
             }
         });
         let restored = self.restore(&looked, best, &out)?;
@@ -321,71 +356,22 @@ impl Run<'_> {
         }
         report.steps = std::mem::take(&mut self.steps);
         report.took_ms = ms(self.site.clock.mono().since(self.began));
-        if let Some(e) = &evidence {
-            let text = serde_json::to_vec_pretty(&report)
-                .map_err(|e| RecoveryError::io("write", Path::new(REPORT))(e.into()))?;
-            self.site.medium.replace(&e.dir.join(REPORT), &text)?;
-            prune(
-                self.site.evidence,
-                self.site.evidence_max,
-                &e.dir,
-                self.site.medium,
-            )?;
+        report.at = self.site.clock.wall().to_string();
+        let text = serde_json::to_vec_pretty(&report)
+            .map_err(|e| RecoveryError::io("write", Path::new(REPORT))(e.into()))?;
+        let kept: Vec<&Path> = [&evidence, &self.earlier]
+            .into_iter()
+            .flatten()
+            .map(|e| e.dir.as_path())
+            .collect();
+        for dir in &kept {
+            self.site.medium.replace(&dir.join(REPORT), &text)?;
+        }
+        if !kept.is_empty() {
+            let site = self.site;
+            prune(site.evidence, site.evidence_max, &kept, site.medium)?;
         }
         Ok(report)
-    }
-
-    /// Finishes what a cut interrupted; the evidence where the damaged files lie there now.
-    fn resume(&mut self) -> Result<Option<Evidence>, RecoveryError> {
-        let kept = match swap::resume(self.request.database, self.site.medium)? {
-            Resumed::Nothing => return Ok(None),
-            Resumed::Swapped(dir) => {
-                self.took(&format!(
-                    "finished a swap that was interrupted; its evidence is {}",
-                    dir.display()
-                ));
-                return Ok(None);
-            }
-            Resumed::CalledOff(dir) => {
-                self.took(&format!(
-                    "called off a swap that was interrupted: the database was written since; the \
-                     evidence is {}",
-                    dir.display()
-                ));
-                return Ok(None);
-            }
-            Resumed::InEvidence(dir) => Evidence::read(&dir)?,
-        };
-        self.took("went on with a recovery that was interrupted");
-        Ok(Some(kept))
-    }
-
-    /// Copies the files as evidence, or moves them where there is no room for two.
-    fn keep(&mut self, looked: &Looked, why: &str) -> Result<Evidence, RecoveryError> {
-        let (database, site) = (self.request.database, self.site);
-        (self.request.say)("keeping the damaged files as evidence");
-        let folder = database.parent().unwrap_or(Path::new("/"));
-        let free = free_bytes(folder).map_err(RecoveryError::io("ask for free room in", folder))?;
-        let needed = needed(looked);
-        if free >= looked.bytes.saturating_add(needed) {
-            let kept = Evidence::copy(database, why, site)?;
-            self.took(&format!("copied the files to {}", kept.dir.display()));
-            return Ok(kept);
-        }
-        if free < needed {
-            return Err(RecoveryError::NoRoom {
-                path: database.to_owned(),
-                needed,
-                free,
-            });
-        }
-        let kept = Evidence::for_moving(database, why, site)?;
-        swap::move_away(database, &kept, site)?;
-        self.took(&format!(
-            "moved the files to {}: there is no room for a copy of them",
-            kept.dir.display()
-        ));
-        Ok(kept)
     }
 
     fn choose(&self, looked: &Looked, out: &Path) -> Result<Chosen, RecoveryError> {
@@ -415,6 +401,7 @@ impl Run<'_> {
                     Box::new(RollBack::new(&back, whole)),
                     Box::new(RowSalvage::new(FromPages::new(&back, tables, 0), false)),
                 ],
+                tables,
                 &work,
             );
         }
@@ -428,7 +415,7 @@ impl Run<'_> {
         let rows = FromPages::new(&overlay, tables, through);
         let rows = RowSalvage::new(rows, looked.is_logged());
         candidates.push(Box::new(rows));
-        choose(out, &mut candidates, &work)
+        choose(out, &mut candidates, tables, &work)
     }
 
     fn as_it_is(&mut self, looked: &Looked) -> Report {
@@ -441,6 +428,7 @@ impl Run<'_> {
         let mut report = self.report(looked, verdict, found);
         report.steps = std::mem::take(&mut self.steps);
         report.took_ms = ms(self.site.clock.mono().since(self.began));
+        report.at = self.site.clock.wall().to_string();
         report
     }
 
@@ -466,6 +454,8 @@ impl Run<'_> {
             output: None,
             steps: Vec::new(),
             took_ms: 0.0,
+            at: String::new(),
+            skipped_frames: wal.skipped(),
         }
     }
 
@@ -477,6 +467,20 @@ impl Run<'_> {
             took_ms: ms(now.since(self.since)),
         });
         self.since = now;
+    }
+}
+
+/// What is said of a database that somebody else changed while it was waited for.
+fn in_other_hands(kept: &Evidence, found: Option<String>) -> String {
+    let then = format!(
+        "it was damaged while another program had it open ({}), and that program changed it since: \
+         as it was then it is kept in {}",
+        kept.manifest.reason,
+        kept.dir.display()
+    );
+    match found {
+        Some(now) => format!("{now}; {then}"),
+        None => then,
     }
 }
 
@@ -504,7 +508,11 @@ fn told(chosen: &Chosen) -> String {
                 (true, true) => "sound after REINDEX",
                 (false, _) => "faulty",
             };
-            format!("{}: {} rows, {sound}{best}", j.name, j.opinion.rows())
+            let odd = match j.unwritten {
+                0 => String::new(),
+                n => format!(", {n} records that nobody wrote"),
+            };
+            format!("{}: {} rows, {sound}{odd}{best}", j.name, j.opinion.rows())
         })
         .collect();
     format!("built {}", each.join("; "))
@@ -526,6 +534,8 @@ fn tables_of(opinion: &Opinion) -> Vec<TableKept> {
 fn ms(d: std::time::Duration) -> f64 {
     d.as_secs_f64() * 1000.0
 }
+
+mod custody;
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "the tests plant damaged files")]

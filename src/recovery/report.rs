@@ -111,13 +111,28 @@ pub struct Report {
     pub steps: Vec<StepTaken>,
     /// How long all of it took, in milliseconds.
     pub took_ms: f64,
+    /// When it ended: wall time, RFC 3339 in UTC.
+    #[serde(default)]
+    pub at: String,
+    /// Frames of the write-ahead log behind those that were looked at: of a longer log than
+    /// 2,097,152 frames only the first are read.
+    #[serde(default, skip_serializing_if = "is_none_of_them")]
+    pub skipped_frames: u64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks with a reference"
+)]
+fn is_none_of_them(n: &u64) -> bool {
+    *n == 0
 }
 
 impl fmt::Display for Report {
     /// One line for a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.database.display(), self.verdict.name())?;
-        if self.verdict == Verdict::Clean {
+        if self.verdict == Verdict::Clean && self.skipped_frames == 0 {
             return Ok(());
         }
         write!(f, " ({})", self.found)?;
@@ -136,6 +151,13 @@ impl fmt::Display for Report {
                 f,
                 "; {} transactions of the log kept, {} lost",
                 self.kept_transactions, self.lost_transactions
+            )?;
+        }
+        if self.skipped_frames > 0 {
+            write!(
+                f,
+                "; {} frames at the end of the log were not looked at",
+                self.skipped_frames
             )?;
         }
         match self.missing.as_slice() {

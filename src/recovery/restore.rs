@@ -11,10 +11,10 @@ use rusqlite::{Connection, OpenFlags};
 use serde::{Deserialize, Serialize};
 
 use super::RecoveryError;
+use super::acknowledged::Acknowledged;
 use super::candidates::{Judged, Opinion, Work, judge};
 use super::files::{companion, free_bytes};
 use super::missing::missing;
-use super::recover::Acknowledged;
 
 /// Rows that are taken over under one pass.
 const PORTION: i64 = 2000;

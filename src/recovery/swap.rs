@@ -18,7 +18,7 @@ use crate::durable::Medium;
 
 use super::RecoveryError;
 use super::evidence::Evidence;
-use super::files::{ALL, companion};
+use super::files::{ALL, Identity, companion};
 use super::site::Site;
 
 /// Version of the journal.
@@ -32,32 +32,6 @@ pub(super) fn journal(database: &Path) -> PathBuf {
 /// Where the new database is made.
 pub(super) fn staged(database: &Path) -> PathBuf {
     companion(database, "-recovered")
-}
-
-/// A file, told apart from what may stand in its place later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Identity {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    modified_s: i64,
-    modified_ns: i64,
-}
-
-impl Identity {
-    fn of(path: &Path) -> io::Result<Option<Self>> {
-        match fs::symlink_metadata(path) {
-            Ok(m) => Ok(Some(Self {
-                device: m.dev(),
-                inode: m.ino(),
-                bytes: m.len(),
-                modified_s: m.mtime(),
-                modified_ns: m.mtime_nsec(),
-            })),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -503,15 +477,19 @@ mod tests {
         let kept: Vec<_> = (0..4)
             .map(|_| Evidence::copy(&world.db(), "test", &site).expect("copy"))
             .collect();
+        for e in &kept {
+            fs::write(e.dir.join("report.json"), b"{}").expect("what came of it");
+        }
         let numbers: Vec<_> = kept.iter().map(|e| e.manifest.number).collect();
         assert_eq!(numbers, [1, 2, 3, 4]);
         let each: u64 = OLD.iter().map(|(_, b)| b.len() as u64).sum();
         let root = &world.evidence;
-        let prune = |most| super::super::evidence::prune(root, most, Path::new(""), &medium);
+        let prune = |most| super::super::evidence::prune(root, most, &[], &medium);
         assert_eq!(
             prune(2 * each).expect("prune"),
             [kept[0].dir.clone(), kept[1].dir.clone()]
         );
+        assert!(!kept[1].dir.exists(), "all of it");
         assert_eq!(prune(0).expect("prune"), [kept[2].dir.clone()]);
         assert!(world.are_in(&kept[3].dir));
         assert!(free_bytes(root).expect("statvfs") > 0);

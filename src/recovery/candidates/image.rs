@@ -155,7 +155,9 @@ impl Candidate for FromLog<'_> {
     }
 
     fn traits(&self) -> Traits {
-        let whole = self.choice.is_all_of(&self.overlay);
+        let wal = self.overlay.wal();
+        let all_seen = !wal.is_tail_suspected() && wal.skipped() == 0;
+        let whole = self.choice.is_all_of(&self.overlay) && all_seen;
         let certain = self.overlay.wal().is_generation_certain()
             && self.overlay.wal().verdict() != Verdict::Unreadable;
         Traits {

@@ -21,10 +21,14 @@ pub use image::FromLog;
 pub use judge::{Opinion, judge};
 
 use super::RecoveryError;
+use super::pages::{Expected, Image, unwritten};
+use super::source::FileBytes;
 use crate::durable::{Gate, Medium, Pass};
 
 /// How long a closed gate is waited for before asking again whether to stop.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// Pages that are read between two looks at the gate.
+const PAGES_AT_ONCE: u32 = 256;
 
 /// What long work needs.
 #[derive(Clone, Copy)]
@@ -132,9 +136,15 @@ pub struct Judged {
     pub traits: Traits,
     /// What SQLite says.
     pub opinion: Opinion,
+    /// Records of tables that are known which nobody wrote, though SQLite gives them.
+    pub unwritten: u64,
 }
 
 impl Judged {
+    fn rows(&self) -> u64 {
+        self.opinion.rows()
+    }
+
     /// SQLite finds no fault.
     pub fn is_sound(&self) -> bool {
         self.opinion.faults.is_empty()
@@ -164,10 +174,12 @@ pub struct Chosen {
 
 /// Builds each of `candidates` at `out`, where there must be nothing, and leaves the best one
 /// there: durable, and without companions. One that has faults is left only where none is
-/// sound. The first that is [`Class::Whole`] and sound ends the search.
+/// sound. The first that is [`Class::Whole`] and sound ends the search. `known` are tables of which
+/// every record can be judged.
 pub fn choose(
     out: &Path,
     candidates: &mut [Box<dyn Candidate + '_>],
+    known: &[Expected<'_>],
     work: &Work<'_>,
 ) -> Result<Chosen, RecoveryError> {
     let mut judged: Vec<Judged> = Vec::new();
@@ -179,10 +191,17 @@ pub fn choose(
         candidate.build(out, work)?;
         built = Some(i);
         let opinion = judge(out, work)?;
+        // One with faults is the last choice anyhow.
+        let unwritten = if opinion.faults.is_empty() {
+            unwritten_records(out, known, work)?
+        } else {
+            0
+        };
         let one = Judged {
             name: candidate.name(),
             traits: candidate.traits(),
             opinion,
+            unwritten,
         };
         log::info!(
             "candidate {}: {} rows, {}",
@@ -190,13 +209,20 @@ pub fn choose(
             one.opinion.rows(),
             one.opinion.faults.first().map_or("sound", String::as_str)
         );
-        let done = one.is_sound() && one.traits.class == Class::Whole && !one.traits.mixed;
+        let whole = one.traits.class == Class::Whole && !one.traits.mixed;
+        let done = one.is_sound() && whole && one.unwritten == 0;
         judged.push(one);
         if done {
             break;
         }
     }
-    let best = (0..judged.len()).min_by_key(|i| judged[*i].rank());
+    // Rows that nobody wrote weigh more, as long as no others are lost with them.
+    let outdone = |j: &Judged| {
+        let same =
+            |o: &&Judged| o.is_sound() && o.unwritten == 0 && o.rows() + j.unwritten >= j.rows();
+        j.unwritten > 0 && judged.iter().any(|o| same(&o))
+    };
+    let best = (0..judged.len()).min_by_key(|i| (outdone(&judged[*i]), judged[*i].rank()));
     if let Some(best) = best {
         let candidate = &mut candidates[best];
         if built != Some(best) {
@@ -218,6 +244,25 @@ pub fn choose(
             })?;
     }
     Ok(Chosen { judged, best })
+}
+
+fn unwritten_records(
+    out: &Path,
+    known: &[Expected<'_>],
+    work: &Work<'_>,
+) -> Result<u64, RecoveryError> {
+    let io = |e| RecoveryError::io("read", out)(e);
+    let file = File::open(out).and_then(FileBytes::new).map_err(io)?;
+    let image = Image::new(file).map_err(io)?;
+    let mut pages = 0u32;
+    unwritten(&image, known, || {
+        pages = pages.wrapping_add(1);
+        // Power may fail meanwhile, or somebody may want it to stop.
+        if pages.is_multiple_of(PAGES_AT_ONCE) {
+            drop(work.enter(out)?);
+        }
+        Ok(())
+    })
 }
 
 /// Removes a copy that was not chosen.

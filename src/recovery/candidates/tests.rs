@@ -44,7 +44,7 @@ impl Bench {
         for candidate in FromLog::all(overlay) {
             all.push(Box::new(candidate));
         }
-        choose(&self.out(), &mut all, &self.work(progress))
+        choose(&self.out(), &mut all, &[], &self.work(progress))
     }
 
     fn work<'a>(&'a self, progress: &'a dyn Fn(u64, u64)) -> Work<'a> {
@@ -379,6 +379,7 @@ fn soundness_comes_before_truth_and_that_before_the_newest_state_and_that_before
             reindexed: false,
             tables: vec![("t".to_owned(), rows)],
         },
+        unwritten: 0,
     };
     let best_first = [
         judged(true, false, Class::Newest, 9),

@@ -148,6 +148,19 @@ impl Schema {
     }
 }
 
+/// The schema as the newest page 1 leads to it, if all of it is whole.
+pub(super) fn at_hand(view: &View<'_>) -> Option<Vec<Object>> {
+    let mut walk = Walk {
+        view,
+        at: when(view.newest(1)?),
+        seen: HashSet::new(),
+        rows: Vec::new(),
+        whole: true,
+    };
+    walk.page(1, 0);
+    walk.whole.then_some(walk.rows)
+}
+
 fn objects(view: &View<'_>) -> (Found, Vec<Object>) {
     let mut all = Vec::new();
     let mut found = Found::Read;

@@ -38,6 +38,8 @@ pub struct Known<'a> {
     pub pages: u32,
     /// The file, which after a checkpoint holds what damaged frames held.
     pub database: Option<&'a dyn Bytes>,
+    /// Frames that are looked at, if fewer than the usual 2,097,152.
+    pub most_frames: Option<u32>,
 }
 
 impl<'a> Known<'a> {
@@ -55,6 +57,7 @@ impl<'a> Known<'a> {
             page_size,
             pages: u32::try_from(pages).unwrap_or(u32::MAX),
             database: Some(database),
+            most_frames: None,
         }
     }
 }
@@ -163,6 +166,9 @@ pub struct Wal {
     mends: BTreeMap<u32, Mend>,
     tail: Tail,
     unreadable: u64,
+    skipped: u64,
+    /// What follows the last commit may have been one.
+    suspected: bool,
     transactions: Vec<Transaction>,
     /// Slots that are versions of a known page, by page and then by slot.
     by_page: Vec<u32>,
@@ -198,6 +204,8 @@ impl Wal {
             mends: scan.mends,
             tail: scan.tail,
             unreadable: scan.unreadable,
+            skipped: scan.skipped,
+            suspected: false,
             transactions: grouped.all,
             by_page: Vec::new(),
             lost: Vec::new(),
@@ -245,6 +253,42 @@ impl Wal {
     /// Bytes that the medium failed to give; they count as damaged.
     pub fn unreadable_bytes(&self) -> u64 {
         self.unreadable
+    }
+
+    /// Frames behind the last one that was looked at: memory is bounded, and logs that long are
+    /// none that anybody wants.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// Somebody knows that what follows the last commit was committed too: its pages count as
+    /// versions of a transaction that is torn.
+    pub(super) fn suspect_tail(&mut self) {
+        if !self.suspected {
+            self.suspected = true;
+            self.index(true);
+        }
+    }
+
+    /// The last transaction was never committed: what is left of it is the torn end of the log.
+    pub(super) fn leave_out_last(&mut self) {
+        if self.transactions.pop().is_none() {
+            return;
+        }
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let frames = self.transactions.last().map_or(0, |t| t.last + 1);
+        self.verdict = Verdict::TornTail {
+            frames,
+            transactions: count(self.transactions.len()),
+            unfinished: count(self.frames.len()) - frames,
+            commit_in_doubt: false,
+        };
+        self.index(false);
+    }
+
+    /// Is it known that commits were behind the last one that is left?
+    pub(super) fn is_tail_suspected(&self) -> bool {
+        self.suspected
     }
 
     /// The committed transactions, in order.
@@ -331,6 +375,8 @@ impl Wal {
         let committed = self.transactions.last().map_or(0, |t| t.last + 1);
         let all = u32::try_from(self.frames.len()).unwrap_or(u32::MAX);
         let end = if with_tail { all } else { committed };
+        self.by_page.clear();
+        self.lost.clear();
         for slot in 0..end {
             let f = &self.frames[slot as usize];
             if f.state != State::Lost && f.page <= MOST_PAGES {
@@ -355,6 +401,8 @@ impl Wal {
             mends: BTreeMap::new(),
             tail: Tail::default(),
             unreadable: 0,
+            skipped: 0,
+            suspected: false,
             transactions: Vec::new(),
             by_page: Vec::new(),
             lost: Vec::new(),

@@ -94,6 +94,8 @@ pub(super) struct Scan {
     pub(super) mends: BTreeMap<u32, Mend>,
     /// Bytes that the medium did not give.
     pub(super) unreadable: u64,
+    /// Slots behind those that were looked at.
+    pub(super) skipped: u64,
 }
 
 /// Slots behind the last frame of the current generation.
@@ -109,7 +111,9 @@ pub struct Tail {
 
 /// Judges all slots of the log beside the database that is `known`.
 pub(super) fn scan(source: &dyn Bytes, found: &Found, known: Known<'_>) -> Scan {
-    let all = found.geometry.slots(source.len());
+    let there = found.geometry.all_slots(source.len());
+    let most = known.most_frames.unwrap_or(u32::MAX);
+    let all = found.geometry.slots(source.len()).min(most);
     let mut judge = Judge {
         source,
         geometry: found.geometry,
@@ -141,6 +145,9 @@ pub(super) fn scan(source: &dyn Bytes, found: &Found, known: Known<'_>) -> Scan 
     for f in &frames[end..] {
         match f.state {
             State::Stale => tail.stale += 1,
+            // The current generation never came past an older frame: what an older one left torn
+            // there says nothing of it.
+            State::Garbage if tail.stale > 0 => tail.stale += 1,
             State::Blank => tail.blank += 1,
             State::Garbage
             | State::Intact
@@ -162,6 +169,7 @@ pub(super) fn scan(source: &dyn Bytes, found: &Found, known: Known<'_>) -> Scan 
         tail,
         mends: judge.mends,
         unreadable: slots.unreadable,
+        skipped: there - u64::from(all),
     }
 }
 

@@ -77,11 +77,15 @@ impl Geometry {
     }
 
     /// How many slots begin in a file of `len` bytes with a whole header.
-    pub(super) fn slots(&self, len: u64) -> u32 {
+    pub(super) fn all_slots(&self, len: u64) -> u64 {
         let body = len.saturating_sub(Header::BYTES as u64);
         let frame = self.frame() as u64;
-        let cut = u64::from(body % frame >= FRAME_HEADER as u64);
-        u32::try_from(body / frame + cut).map_or(MOST_SLOTS, |n| n.min(MOST_SLOTS))
+        body / frame + u64::from(body % frame >= FRAME_HEADER as u64)
+    }
+
+    /// How many of them are looked at.
+    pub(super) fn slots(&self, len: u64) -> u32 {
+        u32::try_from(self.all_slots(len)).map_or(MOST_SLOTS, |n| n.min(MOST_SLOTS))
     }
 
     /// What the bytes of a frame say; they are as many as one has.

@@ -380,3 +380,37 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_lies_torn_among_older_frames_is_no_damage() {
+    let mut gateway = Gateway::new(1024);
+    gateway.readings(30).restart().readings(5);
+    let mut files = gateway.files();
+    let sound = Wal::read(&files.wal, Known::of(&files.db)).verdict();
+    assert!(matches!(sound, Verdict::Clean { .. }), "{sound:?}");
+    // A frame of the older generation, of which neither header nor page was written in full.
+    let at = 32 + 20 * (24 + 1024);
+    files.wal[at..at + 24].fill(0);
+    files.wal[at + 24 + 512..at + 24 + 1024].fill(0);
+    let now = Wal::read(&files.wal, Known::of(&files.db)).verdict();
+    assert_eq!(now, sound);
+}
+
+#[test]
+fn frames_behind_the_bound_are_counted() {
+    let mut gateway = Gateway::new(1024);
+    gateway.readings(30);
+    let files = gateway.files();
+    let known = Known::of(&files.db);
+    let all = Wal::read(&files.wal, known);
+    assert_eq!(all.skipped(), 0);
+    let some = Wal::read(
+        &files.wal,
+        Known {
+            most_frames: Some(10),
+            ..known
+        },
+    );
+    assert_eq!(some.frames().count(), 10);
+    assert_eq!(some.skipped(), all.frames().count() as u64 - 10);
+}

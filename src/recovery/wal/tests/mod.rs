@@ -256,7 +256,7 @@ proptest! {
             };
             bytes[..32].copy_from_slice(&header.encode());
         }
-        let wal = Wal::read(&bytes, Known { page_size, pages, database: Some(&bytes) });
+        let wal = Wal::read(&bytes, Known { page_size, pages, database: Some(&bytes), ..Known::default() });
         let overlay = Overlay::new(Some(&bytes), Some(&bytes), &wal, page_size);
         let mut page = vec![0; overlay.page_size()];
         for v in overlay.versions(1) {
