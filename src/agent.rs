@@ -53,7 +53,7 @@ use costs::{CostsKeeper, Governor, guarded, lock};
 use holdup_history::HoldupHistory;
 use lines::{BoardLamps, BoardLines, LinesSeen};
 use opener::{Opened, Opener};
-use recovered::{Recovered, Recoverer};
+use recovered::{Recovered, Recoverer, Recoveries};
 use reporter::{Pauses, Reporter};
 use room::with_room;
 use snapshot::{Means, SnapshotsSeen, Snapshotter};
@@ -277,7 +277,8 @@ impl Agent {
             Ended::Cut | Ended::Late | Ended::NeverAnnounced => true,
             Ended::Clean | Ended::Unfinished => false,
         });
-        let recovered: Recovered = Arc::default();
+        let evidence = settings.gateway.evidence_path();
+        let recovered: Recovered = Arc::new(Mutex::new(Recoveries::load(&evidence)));
         let snapshots = SnapshotsSeen::default();
         let diary = Diary::start(&loaded, &medium, &gate, &clock, &boot, last.as_ref())?;
         let (keeper, budget) = CostsKeeper::open(data_dir, started);

@@ -4,6 +4,7 @@
 //! what was lost is logged and shown. Other applications' databases are never touched here.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -68,8 +69,39 @@ pub fn known_of(
     (tables, acknowledged)
 }
 
-/// Reports since the agent started, and the newest one before.
-pub(super) type Recovered = Arc<Mutex<Vec<Report>>>;
+/// What was recovered.
+#[derive(Debug, Default)]
+pub(super) struct Recoveries {
+    /// The last one of each database before the agent started.
+    earlier: Vec<Report>,
+    /// Since then.
+    since: Vec<Report>,
+}
+
+impl Recoveries {
+    /// Reads what the evidence in `evidence` tells of earlier ones.
+    pub(super) fn load(evidence: &Path) -> Self {
+        Self {
+            earlier: recovery::last_recoveries(evidence),
+            since: Vec::new(),
+        }
+    }
+
+    /// Those since the agent started.
+    pub(super) fn since(&self) -> Vec<Report> {
+        self.since.clone()
+    }
+
+    /// The last one of each database, whenever it was.
+    pub(super) fn last_of_each(&self) -> Vec<Report> {
+        let all = self.earlier.iter().chain(&self.since);
+        let last: BTreeMap<_, _> = all.map(|r| (&r.database, r)).collect();
+        last.into_values().cloned().collect()
+    }
+}
+
+/// Told to the status.
+pub(super) type Recovered = Arc<Mutex<Recoveries>>;
 
 /// Recovers what is damaged.
 #[derive(Debug)]
@@ -142,7 +174,7 @@ impl Recoverer {
             Verdict::Replayed => log::info!("{report}"),
             Verdict::Salvaged | Verdict::Restored | Verdict::Fresh | Verdict::Unrecoverable => {
                 log::error!("{report}");
-                lock(&self.recovered).push(report);
+                lock(&self.recovered).since.push(report);
             }
         }
         Ok(verdict)

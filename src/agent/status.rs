@@ -119,6 +119,9 @@ pub struct Status {
     /// Copies of the databases for recovery.
     #[serde(default)]
     pub snapshots: SnapshotStatus,
+    /// The last recovery of each database, whenever it was.
+    #[serde(default)]
+    pub last_recovered: Vec<Report>,
     /// The card under the data directory (its CID, or a device number).
     pub card: String,
 }
@@ -333,6 +336,10 @@ impl StatusSource {
 
     /// The status now.
     pub(super) fn status(&self) -> Status {
+        let (recovered, last_recovered) = {
+            let all = lock(&self.recovered);
+            (all.since(), all.last_of_each())
+        };
         let assessment = self.assessment();
         let published = self.shared.published();
         let settings = lock(&self.settings).clone();
@@ -381,7 +388,8 @@ impl StatusSource {
                 .map(|(s, view)| GaugeStatus::now(s, view, self.clock.mono())),
             freeze_refused: self.machine.freeze_refusal().map(str::to_owned),
             realtime: self.shared.realtime_threads() == 2,
-            recovered: lock(&self.recovered).clone(),
+            recovered,
+            last_recovered,
             snapshots: lock(&self.snapshots).clone(),
             card: self.card.clone(),
         }

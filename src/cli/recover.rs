@@ -234,6 +234,10 @@ fn print(r: &Report, dry: bool, out: &mut dyn Write) -> anyhow::Result<()> {
             ),
         )?;
     }
+    if r.skipped_frames > 0 {
+        let value = format!("{} frames at its end were not looked at", r.skipped_frames);
+        row(out, "log", value)?;
+    }
     for table in &r.tables {
         row(out, "table", format!("{}: {} rows", table.name, table.rows))?;
     }

@@ -177,8 +177,8 @@ fn print(s: &Status, out: &mut dyn Write) -> anyhow::Result<()> {
             format!("{} (priority {}): {}", d.path, d.priority, d.state),
         )?;
     }
-    for report in &s.recovered {
-        row(out, "recovered", report.to_string())?;
+    for report in &s.last_recovered {
+        row(out, "recovered", format!("{} {report}", report.at))?;
     }
     let freeze = s
         .freeze_refused

@@ -92,6 +92,13 @@ fn a_log_whose_start_is_random_is_salvaged_at_the_next_start_and_nobody_is_asked
     let mut agent = home.start();
     let status = agent.wait_for("a store", |s| s["store"] == "running");
     assert_eq!(status["recovered"].as_array().map(Vec::len), Some(0));
+    // But what was done is still told, with its time.
+    let last = &status["last_recovered"][0];
+    assert_eq!(last["verdict"], "salvaged", "{last:#}");
+    let at = last["at"].as_str().expect("a time");
+    assert!(at.starts_with("20"), "{at}");
+    let words = text(&home.holdup(&["status"]));
+    assert!(words.contains(&format!("recovered   {at}")), "{words}");
 }
 
 #[test]
