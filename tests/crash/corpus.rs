@@ -66,7 +66,7 @@ impl Workload {
 }
 
 /// The bytes on the medium.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Files {
     pub(crate) db: Option<Vec<u8>>,
     pub(crate) wal: Option<Vec<u8>>,
@@ -94,6 +94,9 @@ pub(crate) const READINGS: &str = "CREATE TABLE readings(
     unit TEXT,
     metadata TEXT)";
 
+/// Of the store that every case is.
+pub(crate) const EPOCH: u64 = 0x0123_4567_89ab_cdef;
+
 /// Where the last commits lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Where {
@@ -120,7 +123,7 @@ pub(crate) fn made(
         "PRAGMA page_size = {page_size}; PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF;
          PRAGMA wal_autocheckpoint = 0; {READINGS};
          CREATE TABLE holdup_meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-         INSERT INTO holdup_meta VALUES('epoch', '0123456789abcdef'), ('schema', 1);
+         INSERT INTO holdup_meta VALUES('epoch', '{EPOCH:016x}'), ('schema', 1);
          CREATE INDEX by_sensor ON readings(sensor_name, timestamp);"
     ))
     .expect("schema");
@@ -477,6 +480,21 @@ pub(crate) fn write_file(path: &Path, bytes: Option<&Vec<u8>>) {
 }
 
 impl Files {
+    /// The files of the database at `db` as they are now.
+    pub(crate) fn read(db: &Path) -> Self {
+        let read = |suffix: &str| {
+            let mut path = db.as_os_str().to_owned();
+            path.push(suffix);
+            fs::read(path).ok()
+        };
+        Self {
+            db: read(""),
+            wal: read("-wal"),
+            shm: read("-shm"),
+            journal: read("-journal"),
+        }
+    }
+
     /// Lays the files down in `dir` and returns the database's path.
     pub(crate) fn lay(&self, dir: &Path) -> std::path::PathBuf {
         let db = dir.join("edge_store.db");

@@ -1,8 +1,7 @@
 //! What came back, as a share of what could.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 
 use rusqlite::Connection;
 use rusqlite::types::Value;
@@ -179,7 +178,7 @@ pub(crate) fn readable(path: &Path) -> Got {
 }
 
 /// The same with the rows for which `.recover` found no table.
-fn readable_or_found(path: &Path) -> Got {
+pub(crate) fn readable_or_found(path: &Path) -> Got {
     let mut got = readable(path);
     got.extend(selected(
         path,
@@ -235,53 +234,4 @@ fn nobodys() -> Reading {
         unit: None,
         metadata: None,
     }
-}
-
-/// Plain SQLite on a copy of the files.
-pub(crate) fn by_sqlite(files: &Files) -> Got {
-    let dir = tempfile::tempdir().expect("temp dir");
-    readable(&files.lay(dir.path()))
-}
-
-/// The `sqlite3` shell that can `.recover`, where there is one: `$HOLDUP_SQLITE3`, else the one on
-/// the path. Debian bookworm's cannot.
-pub(crate) fn recovering_shell() -> Option<PathBuf> {
-    let shell = std::env::var_os("HOLDUP_SQLITE3").map_or_else(|| "sqlite3".into(), PathBuf::from);
-    let dir = tempfile::tempdir().ok()?;
-    let path = dir.path().join("a.db");
-    Connection::open(&path)
-        .and_then(|c| c.execute_batch("CREATE TABLE t(a); INSERT INTO t VALUES(42)"))
-        .ok()?;
-    let out = Command::new(&shell)
-        .arg(&path)
-        .arg(".recover")
-        .output()
-        .ok()?;
-    String::from_utf8_lossy(&out.stdout)
-        .contains("(1, 42)")
-        .then_some(shell)
-}
-
-/// `.recover` on a copy of the files.
-pub(crate) fn by_shell(shell: &Path, files: &Files) -> Got {
-    let dir = tempfile::tempdir().expect("temp dir");
-    let db = files.lay(dir.path());
-    let new = dir.path().join("new.db");
-    let mut recover = Command::new(shell)
-        .arg(&db)
-        .arg(".recover")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the shell ran before");
-    let sql = recover.stdout.take().expect("piped");
-    let load = Command::new(shell)
-        .arg(&new)
-        .stdin(sql)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    recover.wait().expect("ended");
-    load.expect("the shell ran before");
-    readable_or_found(&new)
 }
