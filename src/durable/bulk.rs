@@ -18,7 +18,7 @@ use super::medium::{DurableError, Medium, fault};
 /// Bytes between two syncs, and the most that is written under one pass.
 pub const PIECE: usize = 1 << 20;
 /// How often a writer that waits for the gate asks whether it shall go on.
-const LOOK: Duration = Duration::from_millis(500);
+pub(super) const LOOK: Duration = Duration::from_millis(500);
 
 /// A new file that is being written.
 ///

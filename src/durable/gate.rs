@@ -8,6 +8,7 @@
 //! gate, the rest counts the passes. So there is no moment between "the gate is closed" and
 //! "nobody new can enter".
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -50,6 +51,10 @@ pub struct Gate {
 pub struct Pass<'a> {
     gate: &'a Gate,
 }
+
+/// The same for one who outlives every borrow.
+#[derive(Debug)]
+pub(super) struct OwnPass(Arc<Gate>);
 
 impl Gate {
     /// An open gate.
@@ -102,6 +107,21 @@ impl Gate {
         }
     }
 
+    /// [`Gate::enter_timeout`] for one who outlives every borrow.
+    pub(super) fn enter_own(this: &Arc<Self>, timeout: Duration) -> Option<OwnPass> {
+        let pass = this.enter_timeout(timeout)?;
+        std::mem::forget(pass);
+        Some(OwnPass(Arc::clone(this)))
+    }
+
+    /// A pass is given back.
+    fn leave(&self) {
+        let before = self.word.fetch_sub(1, Ordering::SeqCst);
+        if before & CLOSED != 0 {
+            self.wake_all();
+        }
+    }
+
     /// Waits until nobody holds a pass, at most `timeout`; true when it is so.
     ///
     /// Meaningful while the gate is closed: else the next writer may enter at once.
@@ -142,17 +162,19 @@ impl Gate {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        let before = self.gate.word.fetch_sub(1, Ordering::SeqCst);
-        if before & CLOSED != 0 {
-            self.gate.wake_all();
-        }
+        self.gate.leave();
+    }
+}
+
+impl Drop for OwnPass {
+    fn drop(&mut self) {
+        self.0.leave();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     #[test]
     fn a_closed_gate_lets_nobody_new_in_and_waits_for_those_inside() {

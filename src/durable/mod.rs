@@ -13,6 +13,7 @@ mod medium;
 mod own_file;
 mod reserve;
 mod sealed;
+mod stride;
 
 pub use block::BlockFile;
 pub use bulk::{Bulk, PIECE, enter};
@@ -22,3 +23,4 @@ pub use medium::{DurableError, Medium, freeze, thaw};
 pub use own_file::{open_own, read_own, read_own_if_there, write_own};
 pub use reserve::Reserve;
 pub use sealed::{Block, seal, unseal};
+pub use stride::Stride;
