@@ -100,6 +100,24 @@ impl RecoveryError {
         }
     }
 
+    pub(super) fn stopped(path: &Path) -> Self {
+        Self::Stopped {
+            path: path.to_owned(),
+        }
+    }
+
+    /// What SQLite answered on the copy at `path`; it is interrupted only by a stop.
+    pub(super) fn sqlite(doing: &'static str, path: &Path, source: rusqlite::Error) -> Self {
+        if source.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted) {
+            return Self::stopped(path);
+        }
+        Self::Sqlite {
+            doing,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
     /// An [`RecoveryError::Io`] for `path`, from within `map_err`.
     pub(super) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();

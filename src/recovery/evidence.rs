@@ -3,7 +3,8 @@
 //! It promises that what it kept is on the medium, with a manifest that says when, why, how many
 //! bytes and which SHA-256, before it returns; that a part of a file which the medium cannot give
 //! any more is named, never passed off as zeros; and that the newest evidence is never removed.
-//! It must never change a byte of what it keeps.
+//! It gets its name when it is whole: what a cut leaves half made is known by its own ending, and
+//! goes. It must never change a byte of what it keeps.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::durable::{Bulk, Medium};
+use crate::durable::Bulk;
 
 use super::RecoveryError;
 use super::files::{ALL, Identity, companion, open_existing};
@@ -24,6 +25,8 @@ const VERSION: u32 = 1;
 const MANIFEST: &str = "manifest.json";
 /// What became of the database, beside its evidence.
 pub(super) const REPORT: &str = "report.json";
+/// How the name of a folder ends that is not whole yet.
+const PART: &str = ".part";
 /// Read at once; where that fails, block by block.
 const READ: usize = 256 * 1024;
 const BLOCK: usize = 4096;
@@ -119,10 +122,12 @@ impl Evidence {
     fn fill(mut self, database: &Path, site: &Site<'_>) -> Result<Self, RecoveryError> {
         if let Err(e) = self.copy_files(database, site) {
             // It is tried again, perhaps often: half a copy is of no use to anybody.
-            self.discard(site.medium);
+            if remove_whole(&self.dir, site).is_err() {
+                log::warn!("half a copy is left in {}", self.dir.display());
+            }
             return Err(e);
         }
-        Ok(self)
+        self.end(site)
     }
 
     fn copy_files(&mut self, database: &Path, site: &Site<'_>) -> Result<(), RecoveryError> {
@@ -139,16 +144,7 @@ impl Evidence {
             copy.finish()?;
             self.manifest.files.push(file);
         }
-        self.write_manifest(site.medium)
-    }
-
-    fn discard(&self, medium: &Medium) {
-        let name = self.database();
-        let all = ALL.map(|suffix| companion(&name, suffix));
-        let removed = all.iter().try_for_each(|file| medium.remove(file));
-        if removed.is_err() || fs::remove_dir(&self.dir).is_err() {
-            log::warn!("half a copy is left in {}", self.dir.display());
-        }
+        Ok(())
     }
 
     /// What was kept of `database` while another program had it open, if nothing came of it yet.
@@ -182,18 +178,33 @@ impl Evidence {
         site: &Site<'_>,
     ) -> Result<Self, RecoveryError> {
         let mut kept = Self::begin(database, reason, How::Moved, site)?;
-        for suffix in ALL {
-            let from = companion(database, suffix);
-            if let Some(source) =
-                open_existing(&from, false).map_err(|e| cannot("read", &from, e))?
-            {
-                let file = read_through(&from, &source, &mut |_| Ok(()))
-                    .map_err(|e| cannot("read", &from, e))?;
-                kept.manifest.files.push(file);
-            }
-        }
-        kept.write_manifest(site.medium)?;
-        Ok(kept)
+        kept.manifest.files = as_they_are(database)?;
+        kept.end(site)
+    }
+
+    /// The newest evidence, where it is a copy of these very files: then a cut interrupted what
+    /// came behind it, and a second copy would only wear the card.
+    pub(super) fn of_these_files(
+        database: &Path,
+        site: &Site<'_>,
+    ) -> Result<Option<Self>, RecoveryError> {
+        let newest = all(site.evidence)?.pop().filter(|e| {
+            let m = &e.manifest;
+            m.how == How::Copied && m.database == database && e.is_there()
+        });
+        let Some(kept) = newest else { return Ok(None) };
+        let whole = kept.manifest.files.iter().all(|f| f.unreadable.is_empty());
+        let same = whole && as_they_are(database)? == kept.manifest.files;
+        Ok(same.then_some(kept))
+    }
+
+    /// Are the files there, in their sizes?
+    fn is_there(&self) -> bool {
+        let there = |f: &KeptFile| {
+            fs::symlink_metadata(self.dir.join(&f.name))
+                .is_ok_and(|m| m.is_file() && m.len() == f.bytes)
+        };
+        self.manifest.files.iter().all(there)
     }
 
     /// The evidence in `dir`.
@@ -215,7 +226,7 @@ impl Evidence {
         site: &Site<'_>,
     ) -> Result<Self, RecoveryError> {
         let root = site.evidence;
-        site.medium.make_dir(root)?;
+        site.make_dir(root)?;
         let now = site.clock.wall();
         let number = all(root)?.last().map_or(1, |e| e.manifest.number + 1);
         let stamp = now.to_string().replace(':', "");
@@ -227,7 +238,8 @@ impl Evidence {
             })
             .find(|dir| !dir.exists())
             .unwrap_or_else(|| root.join(&stamp));
-        site.medium.make_dir(&dir)?;
+        let dir = companion(&dir, PART);
+        site.make_dir(&dir)?;
         Ok(Self {
             dir,
             manifest: Manifest {
@@ -244,15 +256,67 @@ impl Evidence {
         })
     }
 
-    fn write_manifest(&self, medium: &Medium) -> Result<(), RecoveryError> {
+    /// Everything in it is on the medium: it gets its manifest, then its name.
+    fn end(self, site: &Site<'_>) -> Result<Self, RecoveryError> {
         let text = serde_json::to_vec_pretty(&self.manifest)
             .map_err(|e| cannot("write", &self.dir, io::Error::other(e)))?;
-        Ok(medium.replace(&self.dir.join(MANIFEST), &text)?)
+        site.replace(&self.dir.join(MANIFEST), &text)?;
+        let dir = self.dir.with_extension("");
+        site.rename(&self.dir, &dir)?;
+        Ok(Self { dir, ..self })
     }
 
     fn bytes(&self) -> u64 {
         self.manifest.files.iter().map(|f| f.bytes).sum()
     }
+}
+
+fn is_part(dir: &Path) -> bool {
+    dir.as_os_str()
+        .as_encoded_bytes()
+        .ends_with(PART.as_bytes())
+}
+
+/// `database` and its companions as a manifest lists them.
+fn as_they_are(database: &Path) -> Result<Vec<KeptFile>, RecoveryError> {
+    let mut files = Vec::new();
+    for suffix in ALL {
+        let from = companion(database, suffix);
+        if let Some(source) = open_existing(&from, false).map_err(|e| cannot("read", &from, e))? {
+            let file = read_through(&from, &source, &mut |_| Ok(()))
+                .map_err(|e| cannot("read", &from, e))?;
+            files.push(file);
+        }
+    }
+    Ok(files)
+}
+
+/// Removes what cuts left half made under the folder of the evidence: the files that it was to be
+/// of are still in their place.
+pub(super) fn clear_parts(site: &Site<'_>) -> Result<(), RecoveryError> {
+    let root = site.evidence;
+    let entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(cannot("list", root, e)),
+    };
+    let parts = entries.flatten().map(|e| e.path());
+    for dir in parts.filter(|d| is_part(d)) {
+        remove_whole(&dir, site)?;
+    }
+    Ok(())
+}
+
+/// Removes the folder `dir` with what lies in it: beside the files there is a report, or what a cut
+/// left of one. The manifest goes last: evidence without one would never be removed.
+fn remove_whole(dir: &Path, site: &Site<'_>) -> Result<(), RecoveryError> {
+    let entries = fs::read_dir(dir).map_err(|e| cannot("list", dir, e))?;
+    let others = entries.flatten().map(|e| e.path());
+    for file in others.filter(|f| f.file_name().is_some_and(|n| n != MANIFEST)) {
+        site.remove(&file)?;
+    }
+    site.remove(&dir.join(MANIFEST))?;
+    site.remove_dir(dir)
 }
 
 /// Every evidence under `root` that has a manifest, oldest first.
@@ -265,7 +329,9 @@ pub(super) fn all(root: &Path) -> Result<Vec<Evidence>, RecoveryError> {
     // What has no manifest that can be read is not ours to count, or to remove.
     let mut found: Vec<_> = entries
         .flatten()
-        .filter_map(|e| Evidence::read(&e.path()).ok())
+        .map(|e| e.path())
+        .filter(|dir| !is_part(dir))
+        .filter_map(|dir| Evidence::read(&dir).ok())
         .collect();
     found.sort_by_key(|e| e.manifest.number);
     Ok(found)
@@ -274,11 +340,11 @@ pub(super) fn all(root: &Path) -> Result<Vec<Evidence>, RecoveryError> {
 /// Removes the oldest evidence until the rest fits `most` bytes; the newest always stays, and so
 /// does what an unfinished recovery still needs. Returns what was removed.
 pub(super) fn prune(
-    root: &Path,
     most: u64,
     needed: &[&Path],
-    medium: &Medium,
+    site: &Site<'_>,
 ) -> Result<Vec<PathBuf>, RecoveryError> {
+    let root = site.evidence;
     let mut kept = all(root)?;
     kept.pop();
     kept.retain(|e| !needed.contains(&e.dir.as_path()));
@@ -290,13 +356,7 @@ pub(super) fn prune(
             break;
         }
         total -= old.bytes();
-        // The manifest goes last: evidence without one would never be removed.
-        for file in &old.manifest.files {
-            medium.remove(&old.dir.join(&file.name))?;
-        }
-        medium.remove(&old.dir.join(REPORT))?;
-        medium.remove(&old.dir.join(MANIFEST))?;
-        fs::remove_dir(&old.dir).map_err(|e| cannot("remove", &old.dir, e))?;
+        remove_whole(&old.dir, site)?;
         removed.push(old.dir);
     }
     Ok(removed)

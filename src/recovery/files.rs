@@ -20,10 +20,10 @@ pub(super) fn companion(database: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// A file, told apart from what may stand in its place later.
+/// A file, told apart from what may stand in its place later. Without the device's number: after
+/// a boot another one may be the same disk's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
-    device: u64,
     inode: u64,
     bytes: u64,
     modified_s: i64,
@@ -44,7 +44,6 @@ impl Identity {
 impl From<&fs::Metadata> for Identity {
     fn from(m: &fs::Metadata) -> Self {
         Self {
-            device: m.dev(),
             inode: m.ino(),
             bytes: m.len(),
             modified_s: m.mtime(),

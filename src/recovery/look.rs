@@ -201,14 +201,22 @@ fn judge(
     }
 }
 
-/// Does it begin as text does? No page of a database is without a control byte.
+/// Does it begin as text does? No page of a database is without a control byte, and what erased
+/// flash reads as is no text.
 fn is_text(file: &FileBytes) -> bool {
     let mut start = [0u8; 512];
     let Ok(n) = file.read_at(&mut start, 0) else {
         return false;
     };
-    let is_text = |b: &u8| matches!(b, b'\t' | b'\n' | b'\r' | 0x20..=0x7e | 0x80..);
-    start[..n].iter().all(is_text)
+    let whole = match std::str::from_utf8(&start[..n]) {
+        Ok(_) => n,
+        // The last character may go on behind what was read.
+        Err(e) if e.error_len().is_none() => e.valid_up_to(),
+        Err(_) => return false,
+    };
+    let text = std::str::from_utf8(&start[..whole]).unwrap_or_default();
+    let is_text = |c: char| !c.is_control() || matches!(c, '\t' | '\n' | '\r');
+    text.chars().all(is_text)
 }
 
 /// What is wrong with the log that a cut does not explain.

@@ -258,7 +258,7 @@ impl Run<'_> {
         // The files looked well, and all that is in them is well.
         if found.is_none() && whole {
             if !matches!(request.way, Way::Copy(_)) {
-                site.medium_of(&out)?.remove(&out)?;
+                site.discard(&out)?;
             }
             let mut report = self.as_it_is(&looked);
             report.kept_rows = Some(rows);
@@ -310,15 +310,15 @@ impl Run<'_> {
             }
         }
         match (&request.way, verdict) {
-            (Way::Look(_), _) => site.medium_of(&out)?.remove(&out)?,
+            (Way::Look(_), _) => site.discard(&out)?,
             (Way::Copy(to), Verdict::Salvaged | Verdict::Restored) => {
                 report.output = Some(to.clone())
             }
-            (Way::Copy(to), _) => site.medium_of(to)?.remove(to)?,
+            (Way::Copy(to), _) => site.discard(to)?,
             (Way::InPlace, Verdict::Unrecoverable) => {
-                site.medium.remove(&out)?;
+                site.remove(&out)?;
                 if let Some(e) = evidence.as_ref().filter(|_| moved) {
-                    swap::put_back(request.database, &e.dir, site.medium)?;
+                    swap::put_back(request.database, &e.dir, site)?;
                     self.took("put the files back as they were");
                 }
             }
@@ -331,7 +331,7 @@ impl Run<'_> {
                     }
                 };
                 if verdict == Verdict::Fresh {
-                    site.medium.remove(&out)?;
+                    site.remove(&out)?;
                     swap::clear(request.database, &kept, site)?;
                     self.took("made room for a new database");
                 } else {
@@ -365,11 +365,11 @@ impl Run<'_> {
             .map(|e| e.dir.as_path())
             .collect();
         for dir in &kept {
-            self.site.medium.replace(&dir.join(REPORT), &text)?;
+            self.site.replace(&dir.join(REPORT), &text)?;
         }
         if !kept.is_empty() {
             let site = self.site;
-            prune(site.evidence, site.evidence_max, &kept, site.medium)?;
+            prune(site.evidence_max, &kept, site)?;
         }
         Ok(report)
     }

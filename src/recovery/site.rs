@@ -1,4 +1,7 @@
 //! Where a recovery works: the medium, the gate, the time, the room for evidence.
+//!
+//! It promises that each rename and each removal passes the gate by itself, so that a power
+//! failure stills a recovery between any two of them.
 
 use std::fmt;
 use std::path::Path;
@@ -6,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::clock::Clock;
-use crate::durable::{Gate, Medium};
+use crate::durable::{Gate, Medium, Pass};
 
 use super::RecoveryError;
 use super::candidates::Work;
@@ -36,6 +39,48 @@ impl<'a> Site<'a> {
             return Ok(Place::Here(self.medium));
         }
         Ok(Place::There(Medium::open(dir)?))
+    }
+
+    /// Waits for the gate; `path` is what is written next.
+    pub(super) fn enter(&self, path: &Path) -> Result<Pass<'a>, RecoveryError> {
+        self.work(&|_, _| {}).enter(path)
+    }
+
+    /// [`Medium::replace`], past the gate.
+    pub(super) fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), RecoveryError> {
+        let _pass = self.enter(path)?;
+        Ok(self.medium.replace(path, bytes)?)
+    }
+
+    /// [`Medium::rename`], past the gate.
+    pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<(), RecoveryError> {
+        let _pass = self.enter(to)?;
+        Ok(self.medium.rename(from, to)?)
+    }
+
+    /// [`Medium::remove`], past the gate.
+    pub(super) fn remove(&self, path: &Path) -> Result<(), RecoveryError> {
+        let _pass = self.enter(path)?;
+        Ok(self.medium.remove(path)?)
+    }
+
+    /// The same for a copy, which may be on another file system.
+    pub(super) fn discard(&self, copy: &Path) -> Result<(), RecoveryError> {
+        let _pass = self.enter(copy)?;
+        Ok(self.medium_of(copy)?.remove(copy)?)
+    }
+
+    /// [`Medium::make_dir`], past the gate.
+    pub(super) fn make_dir(&self, path: &Path) -> Result<(), RecoveryError> {
+        let _pass = self.enter(path)?;
+        Ok(self.medium.make_dir(path)?)
+    }
+
+    /// Removes the folder `path`, empty by now, past the gate.
+    pub(super) fn remove_dir(&self, path: &Path) -> Result<(), RecoveryError> {
+        let _pass = self.enter(path)?;
+        std::fs::remove_dir(path).map_err(RecoveryError::io("remove", path))?;
+        Ok(self.medium.sync_parent(path)?)
     }
 
     /// The same for long work on copies.

@@ -14,8 +14,6 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid, chownat};
 use serde::{Deserialize, Serialize};
 
-use crate::durable::Medium;
-
 use super::RecoveryError;
 use super::evidence::Evidence;
 use super::files::{ALL, Identity, companion};
@@ -38,25 +36,23 @@ pub(super) fn staged(database: &Path) -> PathBuf {
 #[serde(rename_all = "lowercase", tag = "step")]
 enum Step {
     /// The files are being renamed into the evidence.
-    Moving { evidence: PathBuf },
+    Moving,
     /// They are there; their place is empty.
-    Moved { evidence: PathBuf },
+    Moved,
     /// The new database is whole and takes the place of `old`.
     Swapping {
-        evidence: PathBuf,
         old: Option<Identity>,
         new: Identity,
     },
     /// The files are being removed; they are in the evidence.
-    Clearing {
-        evidence: PathBuf,
-        old: Option<Identity>,
-    },
+    Clearing { old: Option<Identity> },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Entry {
     version: u32,
+    /// From the database's folder on, where it lies under it: a card may be mounted elsewhere.
+    evidence: PathBuf,
     #[serde(flatten)]
     step: Step,
 }
@@ -80,15 +76,8 @@ pub(super) fn move_away(
     evidence: &Evidence,
     site: &Site<'_>,
 ) -> Result<(), RecoveryError> {
-    let evidence = evidence.dir.clone();
-    write(
-        database,
-        Step::Moving {
-            evidence: evidence.clone(),
-        },
-        site.medium,
-    )?;
-    finish_moving(database, &evidence, site.medium)
+    write(database, &evidence.dir, Step::Moving, site)?;
+    finish_moving(database, &evidence.dir, site)
 }
 
 /// The new file belongs to whom the damaged one belonged, with its rights; where it was missing,
@@ -134,13 +123,12 @@ pub(super) fn swap(
     give(&new, database, evidence);
     let identity = |path: &Path| Identity::of(path).map_err(|e| cannot("look at", path, e));
     let step = Step::Swapping {
-        evidence: evidence.dir.clone(),
         old: identity(database)?,
         new: identity(&new)?
             .ok_or_else(|| cannot("look at", &new, io::Error::from(io::ErrorKind::NotFound)))?,
     };
-    write(database, step, site.medium)?;
-    finish_swap(database, site.medium)
+    write(database, &evidence.dir, step, site)?;
+    finish_swap(database, site)
 }
 
 /// Nothing can be made of the damaged files: their place is emptied for a new database.
@@ -150,19 +138,16 @@ pub(super) fn clear(
     site: &Site<'_>,
 ) -> Result<(), RecoveryError> {
     let old = Identity::of(database).map_err(|e| cannot("look at", database, e))?;
-    let step = Step::Clearing {
-        evidence: evidence.dir.clone(),
-        old,
-    };
-    write(database, step, site.medium)?;
-    finish_clearing(database, site.medium)
+    let step = Step::Clearing { old };
+    write(database, &evidence.dir, step, site)?;
+    finish_clearing(database, site)
 }
 
-fn finish_clearing(database: &Path, medium: &Medium) -> Result<(), RecoveryError> {
+fn finish_clearing(database: &Path, site: &Site<'_>) -> Result<(), RecoveryError> {
     for suffix in ALL {
-        medium.remove(&companion(database, suffix))?;
+        site.remove(&companion(database, suffix))?;
     }
-    Ok(medium.remove(&journal(database))?)
+    site.remove(&journal(database))
 }
 
 /// Did a cut interrupt something?
@@ -171,13 +156,13 @@ pub(super) fn is_unfinished(database: &Path) -> bool {
 }
 
 /// Finishes what a cut interrupted.
-pub(super) fn resume(database: &Path, medium: &Medium) -> Result<Resumed, RecoveryError> {
+pub(super) fn resume(database: &Path, site: &Site<'_>) -> Result<Resumed, RecoveryError> {
     let path = journal(database);
     let text = match fs::read(&path) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             // A staged file without its journal is half made.
-            medium.remove(&staged(database))?;
+            site.remove(&staged(database))?;
             return Ok(Resumed::Nothing);
         }
         Err(e) => return Err(cannot("read", &path, e)),
@@ -188,44 +173,45 @@ pub(super) fn resume(database: &Path, medium: &Medium) -> Result<Resumed, Recove
         let e = io::Error::other("a newer holdup wrote it: finish with that one");
         return Err(cannot("understand", &path, e));
     }
+    let evidence = folder(database).join(entry.evidence);
     match entry.step {
-        Step::Moving { evidence } => {
-            finish_moving(database, &evidence, medium)?;
+        Step::Moving => {
+            finish_moving(database, &evidence, site)?;
             Ok(Resumed::InEvidence(evidence))
         }
-        Step::Moved { evidence } => {
-            medium.remove(&staged(database))?;
+        Step::Moved => {
+            site.remove(&staged(database))?;
             let name = database.file_name().unwrap_or_default();
             match (database.exists(), evidence.join(name).exists()) {
                 // It was on its way back.
                 (true, false) => {
-                    put_back(database, &evidence, medium)?;
+                    put_back(database, &evidence, site)?;
                     Ok(Resumed::Nothing)
                 }
                 (true, true) => {
-                    medium.remove(&path)?;
+                    site.remove(&path)?;
                     Ok(Resumed::CalledOff(evidence))
                 }
                 (false, _) => Ok(Resumed::InEvidence(evidence)),
             }
         }
-        Step::Swapping { evidence, old, new } => {
+        Step::Swapping { old, new } => {
             let now = Identity::of(database).map_err(|e| cannot("look at", database, e))?;
             if now != old && now != Some(new) {
-                medium.remove(&staged(database))?;
-                medium.remove(&path)?;
+                site.remove(&staged(database))?;
+                site.remove(&path)?;
                 return Ok(Resumed::CalledOff(evidence));
             }
-            finish_swap(database, medium)?;
+            finish_swap(database, site)?;
             Ok(Resumed::Swapped(evidence))
         }
-        Step::Clearing { evidence, old } => {
+        Step::Clearing { old } => {
             let now = Identity::of(database).map_err(|e| cannot("look at", database, e))?;
             if now.is_some() && now != old {
-                medium.remove(&path)?;
+                site.remove(&path)?;
                 return Ok(Resumed::CalledOff(evidence));
             }
-            finish_clearing(database, medium)?;
+            finish_clearing(database, site)?;
             Ok(Resumed::Swapped(evidence))
         }
     }
@@ -236,57 +222,62 @@ pub(super) fn resume(database: &Path, medium: &Medium) -> Result<Resumed, Recove
 pub(super) fn put_back(
     database: &Path,
     evidence: &Path,
-    medium: &Medium,
+    site: &Site<'_>,
 ) -> Result<(), RecoveryError> {
     for suffix in ALL.iter().rev() {
         let to = companion(database, suffix);
         let from = evidence.join(to.file_name().unwrap_or_default());
         if from.exists() && !to.exists() {
-            medium.rename(&from, &to)?;
+            site.rename(&from, &to)?;
         }
     }
-    Ok(medium.remove(&journal(database))?)
+    site.remove(&journal(database))
 }
 
-fn finish_moving(database: &Path, evidence: &Path, medium: &Medium) -> Result<(), RecoveryError> {
+fn finish_moving(database: &Path, evidence: &Path, site: &Site<'_>) -> Result<(), RecoveryError> {
     for suffix in ALL {
         let from = companion(database, suffix);
         let to = evidence.join(from.file_name().unwrap_or_default());
         if from.exists() && !to.exists() {
-            medium.rename(&from, &to)?;
+            site.rename(&from, &to)?;
         }
     }
-    write(
-        database,
-        Step::Moved {
-            evidence: evidence.to_owned(),
-        },
-        medium,
-    )
+    write(database, evidence, Step::Moved, site)
 }
 
-fn finish_swap(database: &Path, medium: &Medium) -> Result<(), RecoveryError> {
+fn finish_swap(database: &Path, site: &Site<'_>) -> Result<(), RecoveryError> {
     for suffix in ALL {
         if !suffix.is_empty() {
-            medium.remove(&companion(database, suffix))?;
+            site.remove(&companion(database, suffix))?;
         }
     }
     let new = staged(database);
     // After a cut behind the rename there is nothing left to rename.
     if new.exists() {
-        medium.rename(&new, database)?;
+        site.rename(&new, database)?;
     }
-    Ok(medium.remove(&journal(database))?)
+    site.remove(&journal(database))
 }
 
-fn write(database: &Path, step: Step, medium: &Medium) -> Result<(), RecoveryError> {
+fn folder(database: &Path) -> &Path {
+    database.parent().unwrap_or(Path::new("/"))
+}
+
+fn write(
+    database: &Path,
+    evidence: &Path,
+    step: Step,
+    site: &Site<'_>,
+) -> Result<(), RecoveryError> {
     let path = journal(database);
+    let near = evidence.strip_prefix(folder(database));
     let entry = Entry {
         version: VERSION,
+        evidence: near.unwrap_or(evidence).to_owned(),
         step,
     };
     let text = serde_json::to_vec(&entry).map_err(|e| cannot("write", &path, e.into()))?;
-    Ok(medium.replace(&path, &text)?)
+    site.replace(&path, &text)
 }
 
 fn cannot(doing: &'static str, path: &Path, source: io::Error) -> RecoveryError {
@@ -302,7 +293,7 @@ fn cannot(doing: &'static str, path: &Path, source: io::Error) -> RecoveryError 
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
-    use crate::durable::Gate;
+    use crate::durable::{Gate, Medium};
     use crate::recovery::files::free_bytes;
     use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
@@ -377,6 +368,7 @@ mod tests {
             medium.cut_after(cut);
             let done = swap(&world.db(), &evidence, &world.site(&medium)).is_ok();
             let next = world.medium();
+            let next = world.site(&next);
             let resumed = resume(&world.db(), &next).expect("resume");
             assert!(
                 matches!(resumed, Resumed::Nothing | Resumed::Swapped(_)),
@@ -411,6 +403,7 @@ mod tests {
             medium.cut_after(cut);
             let done = move_away(&world.db(), &evidence, &world.site(&medium)).is_ok();
             let next = world.medium();
+            let next = world.site(&next);
             match resume(&world.db(), &next).expect("resume") {
                 Resumed::Nothing => assert!(world.are_in(world.home.path()), "cut {cut}"),
                 Resumed::InEvidence(dir) => assert!(world.are_in(&dir), "cut {cut}"),
@@ -427,6 +420,26 @@ mod tests {
     }
 
     #[test]
+    fn a_card_that_is_mounted_elsewhere_after_the_cut_is_finished_there() {
+        let world = World::new();
+        let medium = world.medium();
+        let site = world.site(&medium);
+        let evidence = Evidence::for_moving(&world.db(), "test", &site).expect("begin");
+        // The journal and two of the files.
+        medium.cut_after(8);
+        move_away(&world.db(), &evidence, &site).expect_err("cut");
+        let elsewhere = World::new();
+        fs::remove_dir_all(elsewhere.home.path()).expect("make room");
+        fs::rename(world.home.path(), elsewhere.home.path()).expect("another mount");
+        let medium = elsewhere.medium();
+        let resumed = resume(&elsewhere.db(), &elsewhere.site(&medium)).expect("resume");
+        let Resumed::InEvidence(dir) = resumed else {
+            panic!("{resumed:?}");
+        };
+        assert!(dir.starts_with(elsewhere.home.path()) && elsewhere.are_in(&dir));
+    }
+
+    #[test]
     fn what_was_moved_goes_back_after_a_cut_on_the_way_back_too() {
         for cut in 0.. {
             let world = World::new();
@@ -435,8 +448,8 @@ mod tests {
             let evidence = Evidence::for_moving(&world.db(), "test", &site).expect("begin");
             move_away(&world.db(), &evidence, &site).expect("move");
             medium.cut_after(cut);
-            let done = put_back(&world.db(), &evidence.dir, &medium).is_ok();
-            match resume(&world.db(), &world.medium()).expect("resume") {
+            let done = put_back(&world.db(), &evidence.dir, &site).is_ok();
+            match resume(&world.db(), &world.site(&world.medium())).expect("resume") {
                 Resumed::Nothing => assert!(world.are_in(world.home.path()), "cut {cut}"),
                 Resumed::InEvidence(dir) => assert!(world.are_in(&dir), "cut {cut}"),
                 other @ (Resumed::Swapped(_) | Resumed::CalledOff(_)) => {
@@ -461,7 +474,7 @@ mod tests {
         swap(&world.db(), &evidence, &site).expect_err("cut");
         assert!(journal(&world.db()).exists());
         fs::write(world.db(), b"written by the application meanwhile").expect("write");
-        let resumed = resume(&world.db(), &world.medium()).expect("resume");
+        let resumed = resume(&world.db(), &world.site(&world.medium())).expect("resume");
         assert!(matches!(resumed, Resumed::CalledOff(_)), "{resumed:?}");
         assert_eq!(
             world.file("").as_deref(),
@@ -484,7 +497,9 @@ mod tests {
         assert_eq!(numbers, [1, 2, 3, 4]);
         let each: u64 = OLD.iter().map(|(_, b)| b.len() as u64).sum();
         let root = &world.evidence;
-        let prune = |most| super::super::evidence::prune(root, most, &[], &medium);
+        // As it lies beside the evidence of a recovery that ended.
+        fs::write(kept[0].dir.join("report.json"), b"{}").expect("plant");
+        let prune = |most| super::super::evidence::prune(most, &[], &site);
         assert_eq!(
             prune(2 * each).expect("prune"),
             [kept[0].dir.clone(), kept[1].dir.clone()]

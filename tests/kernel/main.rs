@@ -5,6 +5,13 @@ mod allocations;
 #[path = "../support/application.rs"]
 mod application;
 mod audit;
+#[path = "../image/blocklog.rs"]
+#[expect(dead_code, reason = "tests/image asks more of it")]
+mod blocklog;
+#[path = "../crash/corpus.rs"]
+#[expect(dead_code, reason = "tests/crash strikes with all of it")]
+mod corpus;
+mod cuts;
 #[path = "../support/disk.rs"]
 mod disk;
 mod flushes;
@@ -15,6 +22,8 @@ mod gpio_sim;
 #[path = "../support/home.rs"]
 #[expect(dead_code, reason = "a world that tests/host uses more of")]
 mod home;
+#[path = "../support/logged_disk.rs"]
+mod logged_disk;
 mod readonly;
 mod syncs;
 

@@ -9,7 +9,7 @@ pub(crate) struct Disk {
     device: String,
 }
 
-fn run(program: &str, args: &[&str]) -> Result<String, String> {
+pub(crate) fn run(program: &str, args: &[&str]) -> Result<String, String> {
     let done = Command::new(program)
         .args(args)
         .stdin(Stdio::null())
@@ -46,7 +46,7 @@ pub(crate) fn unmount(mount: &Path) -> Result<(), String> {
 
 /// The same in a drop, where the mount must go in any case: out of sight, and in truth when its
 /// last user ends. Its loop device goes with it.
-fn leave(mount: &Path) {
+pub(crate) fn leave(mount: &Path) {
     if let Err(e) = unmount(mount) {
         eprintln!("{e}");
         if let Err(e) = run("umount", &["--lazy", &mount.display().to_string()]) {

@@ -1,13 +1,12 @@
 //! A candidate before SQLite: is it whole, and how many rows does it hold?
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::Work;
+use crate::durable::Stride;
 use crate::recovery::RecoveryError;
 
 /// Faults that are listed; more say nothing more.
@@ -43,7 +42,9 @@ pub fn judge(path: &Path, work: &Work<'_>) -> Result<Opinion, RecoveryError> {
         })
     })?;
     if !opinion.faults.is_empty() && opinion.faults.iter().all(|f| is_of_an_index(f)) {
-        let left = work.paced(path, |conn| match conn.execute_batch("REINDEX") {
+        // What fits the cache is written at once at the end: not more than one piece or two.
+        let reindex = "PRAGMA cache_size = -2048; REINDEX";
+        let left = work.paced(path, |conn| match conn.execute_batch(reindex) {
             Ok(()) => faults(conn),
             Err(e) if is_interrupt(&e) => Err(e),
             Err(e) => Ok(vec![format!("reindex: {e}")]),
@@ -116,50 +117,36 @@ fn is_interrupt(e: &rusqlite::Error) -> bool {
 }
 
 impl Work<'_> {
-    /// Does `what` on the copy, from the beginning again if the gate closed meanwhile.
+    /// Does `what` on the copy; it rests in its middle while the gate is closed.
     fn paced<T>(
         &self,
         path: &Path,
-        what: impl Fn(&Connection) -> rusqlite::Result<T>,
+        what: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, RecoveryError> {
-        loop {
-            let pass = self.enter(path)?;
-            let sqlite = |source| RecoveryError::Sqlite {
-                doing: "check",
-                path: path.to_owned(),
-                source,
-            };
-            let conn = self.open(path).map_err(sqlite)?;
-            let done = what(&conn);
-            drop(conn);
-            drop(pass);
-            match done {
-                Ok(done) => return Ok(done),
-                Err(e) if is_interrupt(&e) => {}
-                Err(e) => return Err(sqlite(e)),
-            }
+        let stride = Stride::new(path, self.gate, self.stop);
+        if !stride.enter() {
+            return Err(RecoveryError::stopped(path));
         }
+        let done = open(path, &stride).and_then(|conn| what(&conn));
+        stride.leave(self.medium)?;
+        done.map_err(|source| RecoveryError::sqlite("check", path, source))
     }
+}
 
-    fn open(&self, path: &Path) -> rusqlite::Result<Connection> {
-        let mut conn = Connection::open_with_flags(
-            path,
-            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-        )?;
-        // The schema may be anybody's: nothing in it is run with more rights than a query.
-        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-        let (stop, gate) = (Arc::clone(self.stop), Arc::clone(self.gate));
-        conn.progress_handler(
-            STEPS,
-            Some(move || stop.load(Ordering::Relaxed) || gate.is_closed()),
-        )?;
-        // The copy is synced as a whole when it is chosen, and made anew after a cut.
-        conn.execute_batch(
-            "PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA temp_store = MEMORY;
-             PRAGMA cache_size = -8192;",
-        )
-        .or_else(|e| if is_interrupt(&e) { Err(e) } else { Ok(()) })?;
-        Ok(conn)
-    }
+fn open(path: &Path, stride: &Stride) -> rusqlite::Result<Connection> {
+    let mut conn = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    // The schema may be anybody's: nothing in it is run with more rights than a query.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    conn.progress_handler(STEPS, Some(stride.rest()))?;
+    // The copy is made anew after a cut, so it needs no journal on the medium.
+    conn.execute_batch(
+        "PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA temp_store = MEMORY;
+         PRAGMA cache_size = -8192;",
+    )
+    .or_else(|e| if is_interrupt(&e) { Err(e) } else { Ok(()) })?;
+    Ok(conn)
 }

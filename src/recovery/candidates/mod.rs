@@ -43,14 +43,12 @@ pub struct Work<'a> {
     pub progress: &'a dyn Fn(u64, u64),
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
     /// Waits for the gate; `path` is what is being written.
-    pub fn enter(&self, path: &Path) -> Result<Pass<'_>, RecoveryError> {
+    pub fn enter(&self, path: &Path) -> Result<Pass<'a>, RecoveryError> {
         loop {
             if self.stop.load(Ordering::Relaxed) {
-                return Err(RecoveryError::Stopped {
-                    path: path.to_owned(),
-                });
+                return Err(RecoveryError::stopped(path));
             }
             if let Some(pass) = self.gate.enter_timeout(PATIENCE) {
                 return Ok(pass);
@@ -186,7 +184,7 @@ pub fn choose(
     let mut built = None;
     for (i, candidate) in candidates.iter_mut().enumerate() {
         if built.is_some() {
-            remove(out)?;
+            remove(out, work)?;
         }
         candidate.build(out, work)?;
         built = Some(i);
@@ -226,7 +224,7 @@ pub fn choose(
     if let Some(best) = best {
         let candidate = &mut candidates[best];
         if built != Some(best) {
-            remove(out)?;
+            remove(out, work)?;
             candidate.build(out, work)?;
             // Rebuilds the indexes again where that was needed.
             if judged[best].opinion.reindexed {
@@ -234,6 +232,7 @@ pub fn choose(
             }
         }
         candidate.finish(out, work)?;
+        let _pass = work.enter(out)?;
         let file = File::open(out).map_err(RecoveryError::io("open", out))?;
         work.sync(&file, out)?;
         work.medium
@@ -266,7 +265,8 @@ fn unwritten_records(
 }
 
 /// Removes a copy that was not chosen.
-fn remove(out: &Path) -> Result<(), RecoveryError> {
+fn remove(out: &Path, work: &Work<'_>) -> Result<(), RecoveryError> {
+    let _pass = work.enter(out)?;
     std::fs::remove_file(out).map_err(RecoveryError::io("remove", out))
 }
 

@@ -5,9 +5,9 @@ use std::path::Path;
 use super::super::candidates::{Candidate, Class, Traits, Work};
 use super::super::error::RecoveryError;
 use super::super::source::Pages;
-use super::rebuild::{Pace, Rebuilt, rebuild};
+use super::rebuild::{Pace, Rebuilt, Rest, rebuild};
 use super::table::Expected;
-use crate::durable::Pass;
+use crate::durable::Stride;
 
 /// The rows that `pages` still give, in a fresh database.
 pub struct FromPages<'a> {
@@ -43,21 +43,28 @@ impl<'a> FromPages<'a> {
     }
 }
 
-/// Passes the gate for each portion.
+/// Passes the gate for each portion, and syncs it.
 struct Passing<'p> {
     work: &'p Work<'p>,
     out: &'p Path,
-    pass: Option<Pass<'p>>,
+    stride: Stride,
 }
 
 impl Pace for Passing<'_> {
     fn begin(&mut self) -> Result<(), RecoveryError> {
-        self.pass = Some(self.work.enter(self.out)?);
-        Ok(())
+        if self.stride.enter() {
+            Ok(())
+        } else {
+            Err(RecoveryError::stopped(self.out))
+        }
     }
 
-    fn end(&mut self) {
-        self.pass = None;
+    fn rest(&mut self) -> Option<Rest> {
+        Some(Box::new(self.stride.rest()))
+    }
+
+    fn end(&mut self) -> Result<(), RecoveryError> {
+        Ok(self.stride.leave(self.work.medium)?)
     }
 }
 
@@ -87,9 +94,12 @@ impl Candidate for FromPages<'_> {
         let mut pace = Passing {
             work,
             out,
-            pass: None,
+            stride: Stride::new(out, work.gate, work.stop),
         };
-        self.rebuilt = Some(rebuild(self.pages, self.known, out, &mut pace)?);
+        let done = rebuild(self.pages, self.known, out, &mut pace);
+        // A sync that failed in its middle looks like a stop.
+        pace.end()?;
+        self.rebuilt = Some(done?);
         Ok(())
     }
 

@@ -25,7 +25,7 @@ pub use header::{Encoding, Header, page_size_of};
 pub use image::Image;
 pub use journal::{Journal, JournalState, RolledBack};
 pub use kept::{AsOf, Untold};
-pub use rebuild::{Pace, Rebuilt, rebuild};
+pub use rebuild::{Pace, Rebuilt, Rest, rebuild};
 pub use record::Value;
 pub use salvage::{Keeper, Offer, Origin, Row, Salvaged, Tally, salvage};
 pub use schema::{Found, Object, Schema};

@@ -27,13 +27,24 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Or after this many pages were read for it.
 const BATCH_PAGES: u32 = 256;
 
+/// SQLite's own steps between two questions whether to rest.
+const STEPS: i32 = 10_000;
+
+/// Asked by SQLite in the middle of a statement: true is "give up".
+pub type Rest = Box<dyn FnMut() -> bool + Send>;
+
 /// Asked before each portion that is written, so that a power failure can still the work.
 pub trait Pace {
     /// Waits until writing is allowed.
     fn begin(&mut self) -> Result<(), RecoveryError>;
 
+    /// What waits in the middle of a statement; an index is made by one, whatever its size.
+    fn rest(&mut self) -> Option<Rest> {
+        None
+    }
+
     /// The portion is written.
-    fn end(&mut self);
+    fn end(&mut self) -> Result<(), RecoveryError>;
 }
 
 /// Writing is always allowed.
@@ -42,7 +53,9 @@ impl Pace for () {
         Ok(())
     }
 
-    fn end(&mut self) {}
+    fn end(&mut self) -> Result<(), RecoveryError> {
+        Ok(())
+    }
 }
 
 /// What the new database holds.
@@ -119,11 +132,7 @@ struct Fresh<'s> {
 }
 
 fn failed(into: &Path) -> impl FnOnce(rusqlite::Error) -> RecoveryError {
-    |source| RecoveryError::Sqlite {
-        doing: "write",
-        path: into.to_owned(),
-        source,
-    }
+    |source| RecoveryError::sqlite("write", into, source)
 }
 
 impl<'s> Fresh<'s> {
@@ -133,7 +142,9 @@ impl<'s> Fresh<'s> {
         pace: &'s mut dyn Pace,
     ) -> Result<Self, RecoveryError> {
         pace.begin()?;
-        let conn = Self::open(schema, into).map_err(failed(into))?;
+        let mut conn = Self::open(schema, into).map_err(failed(into))?;
+        conn.progress_handler(STEPS, pace.rest())
+            .map_err(failed(into))?;
         let mut fresh = Self {
             conn,
             into,
@@ -148,7 +159,7 @@ impl<'s> Fresh<'s> {
             pending: 0,
         };
         fresh.tables().map_err(failed(into))?;
-        fresh.pace.end();
+        fresh.pace.end()?;
         Ok(fresh)
     }
 
@@ -170,7 +181,7 @@ impl<'s> Fresh<'s> {
         conn.execute_batch(&format!(
             "PRAGMA page_size = {}; PRAGMA encoding = '{}'; PRAGMA auto_vacuum = {vacuum};
              PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA temp_store = MEMORY;
-             PRAGMA cache_size = -8192; PRAGMA foreign_keys = OFF;
+             PRAGMA cache_size = -2048; PRAGMA foreign_keys = OFF;
              PRAGMA ignore_check_constraints = ON;
              PRAGMA user_version = {}; PRAGMA application_id = {};",
             header.page_size,
@@ -221,7 +232,7 @@ impl<'s> Fresh<'s> {
                 .execute_batch("COMMIT")
                 .map_err(failed(self.into))?;
             self.writing = false;
-            self.pace.end();
+            self.pace.end()?;
         }
         Ok(())
     }
@@ -309,7 +320,7 @@ impl<'s> Fresh<'s> {
         let left_out = std::mem::take(&mut self.left_out);
         self.conn.flush_prepared_statement_cache();
         self.conn.close().map_err(|(_, e)| failed(self.into)(e))?;
-        self.pace.end();
+        self.pace.end()?;
         Ok(left_out)
     }
 
@@ -499,6 +510,13 @@ fn is_fatal(e: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode as C;
     matches!(
         e.sqlite_error_code(),
-        Some(C::DiskFull | C::SystemIoFailure | C::CannotOpen | C::ReadOnly | C::OutOfMemory)
+        Some(
+            C::DiskFull
+                | C::SystemIoFailure
+                | C::CannotOpen
+                | C::ReadOnly
+                | C::OutOfMemory
+                | C::OperationInterrupted
+        )
     )
 }

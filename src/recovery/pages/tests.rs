@@ -451,9 +451,10 @@ fn the_writing_is_stilled_between_portions_and_given_up_when_told() {
             Ok(())
         }
 
-        fn end(&mut self) {
+        fn end(&mut self) -> Result<(), RecoveryError> {
             assert!(self.open, "nothing was begun");
             self.open = false;
+            Ok(())
         }
     }
     let world = World::new("PRAGMA page_size = 512", &many(20_000));

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use super::Run;
-use crate::recovery::evidence::Evidence;
+use crate::recovery::evidence::{Evidence, clear_parts};
 use crate::recovery::files::free_bytes;
 use crate::recovery::look::Looked;
 use crate::recovery::swap::{self, Resumed};
@@ -51,7 +51,7 @@ impl Run<'_> {
 
     /// Finishes what a cut interrupted; the evidence where the damaged files lie there now.
     pub(super) fn resume(&mut self) -> Result<Option<Evidence>, RecoveryError> {
-        let kept = match swap::resume(self.request.database, self.site.medium)? {
+        let kept = match swap::resume(self.request.database, self.site)? {
             Resumed::Nothing => return Ok(None),
             Resumed::Swapped(dir) => {
                 self.took(&format!(
@@ -78,6 +78,11 @@ impl Run<'_> {
     pub(super) fn keep(&mut self, looked: &Looked, why: &str) -> Result<Evidence, RecoveryError> {
         let (database, site) = (self.request.database, self.site);
         (self.request.say)("keeping the damaged files as evidence");
+        clear_parts(site)?;
+        if let Some(kept) = Evidence::of_these_files(database, site)? {
+            self.took(&format!("the files are kept in {}", kept.dir.display()));
+            return Ok(kept);
+        }
         let folder = database.parent().unwrap_or(Path::new("/"));
         let free = free_bytes(folder).map_err(RecoveryError::io("ask for free room in", folder))?;
         let needed = super::needed(looked);

@@ -192,6 +192,45 @@ fn a_log_without_its_database_gives_its_rows() {
 }
 
 #[test]
+fn a_database_that_has_lost_its_header_gives_its_rows_though_nothing_states_its_page_size() {
+    // Pages of 1 KiB, where most have 4. Erased flash may read as the second.
+    for (fill, len) in [(0xa5, 100), (0xff, 1024), (0x00, 1024)] {
+        let world = World::with_rows(400, 0);
+        world.strike("", |bytes| bytes[..len].fill(fill));
+        let report = world.recover(Way::InPlace);
+        assert_eq!(report.verdict, Verdict::Salvaged, "{report:?}");
+        assert_eq!(ids(&world.db()).len(), 400, "{fill:#x}: {report:?}");
+    }
+}
+
+#[test]
+fn a_cut_in_the_copying_of_evidence_leaves_no_half_of_it_and_what_is_whole_is_used_again() {
+    let folders = |w: &World| -> Vec<_> {
+        let all = fs::read_dir(&w.evidence).into_iter().flatten().flatten();
+        all.map(|e| e.path()).collect()
+    };
+    let mut halves = 0;
+    for cut in 0.. {
+        let world = World::with_rows(0, 50);
+        world.strike_the_log();
+        let medium = Medium::open(world.home.path()).expect("medium");
+        medium.cut_after(cut);
+        let done = world.try_recover(&medium, Way::InPlace).is_ok();
+        let left = folders(&world);
+        halves += usize::from(left.iter().any(|d| d.to_string_lossy().ends_with(".part")));
+        world.recover(Way::InPlace);
+        let kept = folders(&world);
+        assert_eq!(kept.len(), 1, "cut {cut}: {kept:?}");
+        assert!(kept[0].join("manifest.json").exists(), "cut {cut}");
+        assert!(!kept[0].to_string_lossy().ends_with(".part"), "cut {cut}");
+        if done {
+            break;
+        }
+    }
+    assert!(halves > 2, "{halves}");
+}
+
+#[test]
 fn a_dry_run_and_a_copy_change_nothing() {
     let world = World::with_rows(200, 200);
     world.strike_the_log();
