@@ -9,6 +9,7 @@ pub mod config;
 mod demo;
 mod doctor;
 pub mod ingest;
+mod pages;
 mod power;
 mod queue;
 mod recover;

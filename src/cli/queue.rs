@@ -14,9 +14,11 @@ use serde_json::json;
 use crate::agent::{Status, actor};
 use crate::clock::Wall;
 use crate::config::{self, Settings};
-use crate::queue::{self, Met, Rebuilt, Row, Site, SqlRows, Survey};
+use crate::queue::{self, AllRows, Met, Rebuilt, Row, Site, SqlRows, Survey};
 
 use super::alone::{By, alone};
+use super::pages::salvage;
+use super::recover::Scratch;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum QueueVerb {
@@ -323,7 +325,10 @@ fn export(
             out,
         );
     }
-    anyhow::ensure!(path.exists(), "there is no queue at {}", path.display());
+    let mut log = path.clone().into_os_string();
+    log.push("-wal");
+    let there = path.exists() || Path::new(&log).exists();
+    anyhow::ensure!(there, "there is no queue at {}", path.display());
     let mut file;
     let target: &mut dyn Write = match output {
         Some(to) => {
@@ -335,7 +340,16 @@ fn export(
         None => out,
     };
     let (mut rows, mut faults) = (0u64, 0u64);
-    for met in SqlRows::open(&path)? {
+    let scratch = Scratch::new()?;
+    let all = AllRows::open(&path, &scratch.path().join("copy"), &salvage)?;
+    if let Some(why) = &all.damage {
+        writeln!(io::stderr(), "SQLite cannot read all of it: {why}")?;
+    }
+    if let Some(why) = &all.no_pages {
+        writeln!(io::stderr(), "its pages cannot be read either: {why}")?;
+    }
+    let whole = all.damage.is_none();
+    for met in all {
         if let Met::Row(row) = &met {
             target.write_all(queue::write_line(row).as_bytes())?;
             rows += 1;
@@ -349,7 +363,7 @@ fn export(
         io::stderr(),
         "exported {rows} messages; {faults} places could not be read"
     )?;
-    Ok(u8::from(faults > 0))
+    Ok(u8::from(faults > 0 || !whole))
 }
 
 fn import(
@@ -423,7 +437,8 @@ fn rebuild(
     let store = settings.gateway.store_path();
     let details = json!({ "queue": path });
     let entry = by_hand.begin("queue.rebuild", &actor(technician), details);
-    let done = queue::rebuild(&path, &store, &settings.gateway.id, settings.queue, site);
+    let id = &settings.gateway.id;
+    let done = queue::rebuild(&path, &store, id, settings.queue, site, &salvage);
     let done = by_hand.ended(&entry, done, |d| {
         json!({
             "kept": d.kept,
@@ -431,6 +446,7 @@ fn rebuild(
             "invalid": d.invalid,
             "lost": d.lost.len(),
             "unreadable": d.unreadable,
+            "from_pages": d.from_pages,
             "evidence": d.evidence,
         })
     })?;
@@ -455,6 +471,16 @@ fn print_rebuilt(done: &Rebuilt, settings: &Settings, out: &mut dyn Write) -> an
         "kept {} messages and {} dead letters; {} were there twice",
         done.kept, done.kept_dead, done.duplicates
     )?;
+    if done.from_pages > 0 {
+        writeln!(
+            out,
+            "SQLite could not read {} of them: they come from the pages",
+            done.from_pages
+        )?;
+    }
+    if let Some(why) = &done.no_pages {
+        writeln!(out, "the pages could not be read: {why}")?;
+    }
     for (table, id, why) in &done.invalid_rows {
         writeln!(out, "{table} row {id} is no message: {why}")?;
     }

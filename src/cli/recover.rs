@@ -175,10 +175,14 @@ fn anywhere(
 }
 
 /// A directory for copies that nobody keeps; removed when dropped.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new() -> anyhow::Result<Self> {
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(super) fn new() -> anyhow::Result<Self> {
         let name = format!("holdup-recover-{}", std::process::id());
         let dir = std::env::temp_dir().join(name);
         rustix::fs::mkdir(&dir, Mode::RWXU)

@@ -23,7 +23,8 @@ use super::feed::store_mark;
 use super::jsonl::Lines;
 use super::message;
 use super::outbox::Outbox;
-use super::rows::{Met, Row, SqlRows};
+use super::rows::{Met, Row};
+use super::salvaged::{AllRows, Salvage};
 use super::schema::Book;
 
 /// Messages in one transaction.
@@ -85,8 +86,12 @@ pub struct Rebuilt {
     pub invalid: u64,
     /// The first of them: table, row number, what is wrong.
     pub invalid_rows: Vec<(&'static str, i64, String)>,
-    /// Rows that could not be read.
+    /// Rows that SQLite could not read.
     pub lost: Vec<Gap>,
+    /// Messages and dead letters that only the pages gave; many of `lost` are among them.
+    pub from_pages: u64,
+    /// Why the pages could not be read, where SQLite could not read all.
+    pub no_pages: Option<String>,
     /// The agent fills in, from the store, readings above this id that are not there; `None`: the
     /// store could not be asked, the queue's own cursor counts.
     pub fed_from: Option<i64>,
@@ -143,8 +148,8 @@ pub fn import(
     }
 }
 
-/// Rebuilds the queue at `path` from what SQLite can read of it; `store` says what was delivered,
-/// `gateway` names a queue that has lost its own name.
+/// Rebuilds the queue at `path` from what SQLite can read of it, and `salvage` where it cannot;
+/// `store` says what was delivered, `gateway` names a queue that has lost its own name.
 ///
 /// # Errors
 /// [`QueueError`]: the old queue is still in its place, or [`finish_swap`] puts the new one there.
@@ -154,8 +159,14 @@ pub fn rebuild(
     gateway: &str,
     settings: QueueSettings,
     site: Site<'_>,
+    salvage: Salvage<'_>,
 ) -> Result<Rebuilt, QueueError> {
     finish_swap(path, site.medium)?;
+    let copy = companion(path, "-salvaged");
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        // Of a rebuild that was cut.
+        remove(&companion(&copy, suffix), site.medium)?;
+    }
     let mut report = Rebuilt::default();
     let present = ["", "-wal", "-shm", "-journal"]
         .iter()
@@ -164,37 +175,28 @@ pub fn rebuild(
         report.evidence = Some(keep_evidence(path, site.medium, site.clock.wall())?);
     }
     let store = store_mark(store);
-    // Without SQLite nothing is readable here; a reader of bytes takes this place.
-    match SqlRows::open(path) {
-        Ok(mut rows) => {
-            let book = rows.book();
-            fill(
-                path,
-                &mut rows,
-                book,
-                store,
-                gateway,
-                settings,
-                site,
-                &mut report,
-            )?;
+    let mut opened = AllRows::open(path, &copy, salvage);
+    let mut none = std::iter::empty();
+    let (book, rows): (_, &mut dyn Iterator<Item = Met>) = match &mut opened {
+        Ok(rows) => (rows.take_book(), rows),
+        Err(_) => (None, &mut none),
+    };
+    fill(
+        path,
+        rows,
+        book,
+        store,
+        gateway,
+        settings,
+        site,
+        &mut report,
+    )?;
+    match opened {
+        Ok(rows) => {
+            (report.from_pages, report.no_pages) = (rows.from_pages, rows.no_pages.clone());
         }
-        Err(e) => {
-            if present {
-                report.unreadable = Some(e.to_string());
-            }
-            let none = &mut std::iter::empty();
-            fill(
-                path,
-                none,
-                None,
-                store,
-                gateway,
-                settings,
-                site,
-                &mut report,
-            )?;
-        }
+        Err(e) if present => report.unreadable = Some(e.to_string()),
+        Err(_) => {}
     }
     swap(path, site.medium)?;
     Ok(report)

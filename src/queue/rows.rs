@@ -18,6 +18,8 @@ use super::schema::{Book, CREATED_MS, columns_of};
 pub const MAX_PAYLOAD: i64 = 16 << 20;
 /// Rows read with one statement, so that a read never pins the log of a running agent for long.
 const PAGE: i64 = 256;
+/// The table that is read last.
+const DEAD: &str = "dead_letters";
 /// After so many separate damaged places a table is given up.
 const MOST_GAPS: u32 = 100_000;
 
@@ -80,6 +82,8 @@ pub struct SqlRows {
     after: Option<i64>,
     page: std::vec::IntoIter<Met>,
     gaps: u32,
+    /// Why its log is not read.
+    damaged_log: Option<&'static str>,
 }
 
 impl SqlRows {
@@ -88,12 +92,15 @@ impl SqlRows {
     /// # Errors
     /// [`QueueError`] where SQLite cannot read it at all, or would destroy something by opening it.
     pub fn open(path: &Path) -> Result<Self, QueueError> {
-        match look(path)? {
-            Look::Database | Look::Fresh => {}
-            Look::DamagedWal(why) => log::warn!(
+        let damaged_log = match look(path)? {
+            Look::Database | Look::Fresh => None,
+            Look::DamagedWal(why) => Some(why),
+        };
+        if let Some(why) = damaged_log {
+            log::warn!(
                 "{}-wal cannot be read ({why}): the last changes are missing",
                 path.display()
-            ),
+            );
         }
         let failed = |e| QueueError::sqlite(path, "read", e);
         let conn = super::feed::read_only(path).map_err(failed)?;
@@ -103,11 +110,17 @@ impl SqlRows {
             .map_err(failed)?;
         Ok(Self {
             conn,
-            tables: vec!["dead_letters", "sync_queue"],
+            tables: vec![DEAD, "sync_queue"],
             after: None,
             page: Vec::new().into_iter(),
             gaps: 0,
+            damaged_log,
         })
+    }
+
+    /// Why its log is not read, if so.
+    pub(super) fn damaged_log(&self) -> Option<&'static str> {
+        self.damaged_log
     }
 
     /// The numbers that go with the tables, where they can be read.
@@ -204,7 +217,7 @@ impl SqlRows {
         met: &mut Vec<Met>,
     ) -> rusqlite::Result<Option<i64>> {
         let have = columns_of(&self.conn, table)?;
-        if have.is_empty() && table == "dead_letters" {
+        if have.is_empty() && table == DEAD {
             return Ok(None);
         }
         let column = |name: &str| {
@@ -264,6 +277,16 @@ impl Iterator for SqlRows {
     }
 }
 
+/// Where in the order of tables and numbers it comes; what is lost from a number on comes before the
+/// row of that number.
+pub(super) fn place(met: &Met) -> (bool, i64, bool) {
+    match met {
+        Met::Row(row) => (row.dead.is_some(), row.id, true),
+        Met::Invalid { table, id, .. } => (*table == DEAD, *id, true),
+        Met::Lost { table, from, .. } => (*table == DEAD, *from, false),
+    }
+}
+
 fn number(met: &Met) -> Option<i64> {
     match met {
         Met::Row(Row { id, .. }) | Met::Invalid { id, .. } => Some(*id),
@@ -284,7 +307,7 @@ fn message(table: &'static str, row: &SqlRow<'_>) -> rusqlite::Result<Met> {
     if size > MAX_PAYLOAD {
         return invalid(format!("its payload has {size} bytes"));
     }
-    let dead = (table == "dead_letters").then(|| {
+    let dead = (table == DEAD).then(|| {
         let why = String::from_utf8_lossy(&bytes(row, 8)).into_owned();
         (why, int(row, 9).unwrap_or(0))
     });

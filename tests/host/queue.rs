@@ -1,10 +1,12 @@
 //! The agent with its queue on: fed, killed, damaged, repaired.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
+use std::process::Output;
 
+use holdup::clock::{Clock, SystemClock};
 use serde_json::Value;
 
 use crate::home::{Home, poll};
@@ -258,6 +260,151 @@ fn a_store_that_lost_its_last_readings_uses_none_of_their_ids_again() {
     agent.stop();
     let ids: Vec<_> = stored(&home).into_keys().collect();
     assert_eq!(ids[11..], [12, 21, 22, 23, 24, 25]);
+}
+
+/// Message ids of exported lines, in their order.
+fn exported(out: &Output) -> Vec<String> {
+    let text = String::from_utf8_lossy(&out.stdout);
+    let id = |line: &str| {
+        let v: Value = serde_json::from_str(line).expect("a line of JSON");
+        v["message_id"].as_str().expect("an id").to_owned()
+    };
+    text.lines().map(id).collect()
+}
+
+#[test]
+fn a_queue_that_sqlite_cannot_read_gives_its_messages_by_its_pages() {
+    type Damage = fn(&Path);
+    let kinds: [(&str, Damage); 4] = [
+        ("header", |p| overwrite(p, 0, &[0xa5; 100])),
+        ("schema", |p| overwrite(p, 0, &[0xa5; 4096])),
+        ("the tree's root", |p| {
+            let conn = rusqlite::Connection::open(p).expect("open");
+            let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'sync_queue'";
+            let root = number(&conn, sql);
+            let size = number(&conn, "PRAGMA page_size");
+            drop(conn);
+            overwrite(p, (root - 1) * size, &vec![0; size]);
+        }),
+        ("the file, beside its log", |p| {
+            fs::remove_file(p).expect("remove")
+        }),
+    ];
+    for (kind, damage) in kinds {
+        let home = Home::with(POWER, ON);
+        let mut agent = home.serving();
+        send(&home, 300);
+        agent.wait_for("queued", |s| s["queue"]["depth"] == 300);
+        let path = home.data("sync_queue.db");
+        if kind.contains("log") {
+            agent.kill();
+        } else {
+            agent.stop();
+        }
+        let want: Vec<String> = queued_by(&home);
+        damage(&path);
+        let out = home.holdup(&["queue", "export"]);
+        let complaint = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(exported(&out) == want, "{kind}: {complaint}");
+        assert_eq!(out.status.code(), Some(1), "{kind}: {complaint}");
+        assert!(
+            complaint.contains("SQLite cannot read"),
+            "{kind}: {complaint}"
+        );
+        let out = home.holdup(&["queue", "rebuild", "--yes", "--json"]);
+        let report: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+        assert_eq!(report["kept"], 300, "{kind}: {report:#}");
+        assert_eq!(report["from_pages"], 300, "{kind}: {report:#}");
+        assert!(report["evidence"].is_string(), "{kind}: {report:#}");
+        assert_eq!(queued_by(&home), want, "{kind}: in their places");
+        let left = fs::read_dir(home.path("data")).expect("list");
+        let left = left.map(|e| e.expect("entry").file_name());
+        let copies = left.filter(|n| n.to_string_lossy().contains("-salvaged"));
+        assert_eq!(copies.count(), 0, "{kind}");
+        agree(&home);
+    }
+}
+
+fn number(conn: &rusqlite::Connection, sql: &str) -> usize {
+    let n: u32 = conn.query_row(sql, [], |r| r.get(0)).expect(sql);
+    n as usize
+}
+
+/// Message ids in the order in which they go; nothing is changed by looking.
+fn queued_by(home: &Home) -> Vec<String> {
+    let copy = tempfile::tempdir().expect("temp dir");
+    for suffix in ["", "-wal"] {
+        let name = format!("sync_queue.db{suffix}");
+        if home.data(&name).exists() {
+            fs::copy(home.data(&name), copy.path().join(&name)).expect("copy");
+        }
+    }
+    let conn = rusqlite::Connection::open(copy.path().join("sync_queue.db")).expect("open");
+    let mut q = conn
+        .prepare("SELECT message_id FROM sync_queue ORDER BY id")
+        .expect("query");
+    let ids = q.query_map([], |r| r.get(0)).expect("rows");
+    ids.collect::<Result<_, _>>().expect("ids")
+}
+
+/// `HOLDUP_QUEUE_ITEMS=1000000 cargo test --test host a_long_queue -- --nocapture`: minutes.
+#[test]
+fn a_long_queue_is_rebuilt_around_its_damage_and_what_is_gone_is_named() {
+    let asked = std::env::var("HOLDUP_QUEUE_ITEMS").ok();
+    let items: i64 = asked.map_or(30_000, |n| n.parse().expect("a number"));
+    let home = Home::with(POWER, ON);
+    home.serving().stop();
+    let path = home.data("sync_queue.db");
+    let conn = rusqlite::Connection::open(&path).expect("open");
+    conn.execute_batch("PRAGMA synchronous = OFF")
+        .expect("pragma");
+    conn.execute(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+         INSERT INTO sync_queue(payload, created_at, retry_count, message_id)
+         SELECT CAST('{\"value\":' || i || '}' AS BLOB), 1760000000000 + i, i % 3,
+                'host-test/00000000000000aa/' || printf('%019d', i) FROM n",
+        [items],
+    )
+    .expect("fill");
+    let size = number(&conn, "PRAGMA page_size");
+    // Leaves of the table, each with rows of its own.
+    let leaves: Vec<u32> = conn
+        .prepare("SELECT pageno FROM dbstat WHERE name = 'sync_queue' AND pagetype = 'leaf'")
+        .and_then(|mut q| q.query_map([], |r| r.get(0))?.collect())
+        .expect("leaves");
+    conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        .expect("checkpoint");
+    conn.close().expect("close");
+    let want: BTreeSet<String> = queued_by(&home).into_iter().collect();
+    assert_eq!(want.len() as i64, items);
+    let n = leaves.len();
+    let struck = [n / 5, n / 3, n / 2].map(|i| leaves[i] as usize);
+    for page in struck {
+        overwrite(&path, (page - 1) * size, &vec![0xa5; size]);
+    }
+    let began = SystemClock.mono();
+    let out = home.holdup(&["queue", "rebuild", "--yes", "--json"]);
+    let took = SystemClock.mono().since(began);
+    let report: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    let back = queued_by(&home);
+    let ids: BTreeSet<String> = back.iter().cloned().collect();
+    assert_eq!(ids.len(), back.len(), "no id twice");
+    assert!(ids.is_subset(&want), "no id that was not there");
+    let gaps = report["lost"].as_array().expect("gaps");
+    for gone in want.difference(&ids) {
+        let n = holdup::queue::parse(gone).expect("an id").1;
+        let named = gaps.iter().any(|g| {
+            g["from"].as_i64().is_some_and(|from| from <= n)
+                && g["upto"].as_i64().is_none_or(|upto| n <= upto)
+        });
+        assert!(named, "{gone} is gone and nobody says so: {gaps:?}");
+    }
+    let gone = want.len() - ids.len();
+    assert!(gone < 1000, "{gone} of {items} are gone");
+    println!(
+        "{items} messages: {gone} gone, {} gaps, {took:.1?}",
+        gaps.len()
+    );
 }
 
 #[test]
