@@ -464,7 +464,7 @@ fn print_rebuilt(done: &Rebuilt, settings: &Settings, out: &mut dyn Write) -> an
         writeln!(out, "the old files were copied to {}", evidence.display())?;
     }
     if let Some(why) = &done.unreadable {
-        writeln!(out, "nothing of the old queue could be read: {why}")?;
+        writeln!(out, "SQLite could not read all of the old queue: {why}")?;
     }
     writeln!(
         out,
@@ -474,7 +474,7 @@ fn print_rebuilt(done: &Rebuilt, settings: &Settings, out: &mut dyn Write) -> an
     if done.from_pages > 0 {
         writeln!(
             out,
-            "SQLite could not read {} of them: they come from the pages",
+            "{} of them come from the pages, around SQLite",
             done.from_pages
         )?;
     }

@@ -95,7 +95,7 @@ pub struct Rebuilt {
     /// The agent fills in, from the store, readings above this id that are not there; `None`: the
     /// store could not be asked, the queue's own cursor counts.
     pub fed_from: Option<i64>,
-    /// Why the old file could not be read at all.
+    /// Why SQLite could not read all of the old file.
     pub unreadable: Option<String>,
 }
 
@@ -194,6 +194,7 @@ pub fn rebuild(
     match opened {
         Ok(rows) => {
             (report.from_pages, report.no_pages) = (rows.from_pages, rows.no_pages.clone());
+            report.unreadable.clone_from(&rows.damage);
         }
         Err(e) if present => report.unreadable = Some(e.to_string()),
         Err(_) => {}

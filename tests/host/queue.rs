@@ -204,7 +204,10 @@ fn a_rebuild_needs_the_agent_stopped_and_a_yes_and_then_gives_everything_back() 
     let exported = home.holdup(&["queue", "export"]);
     assert_eq!(exported.stdout.iter().filter(|b| **b == b'\n').count(), 200);
     agent.stop();
-    overwrite(&home.data("sync_queue.db"), 0, &[0; 512]);
+    let size = fs::metadata(home.data("sync_queue.db"))
+        .expect("stat")
+        .len();
+    overwrite(&home.data("sync_queue.db"), 0, &vec![0xa5; size as usize]);
     let out = home.holdup(&["queue", "stats"]);
     assert_eq!(out.status.code(), Some(1));
     let out = home.holdup(&["queue", "rebuild"]);
@@ -315,6 +318,7 @@ fn a_queue_that_sqlite_cannot_read_gives_its_messages_by_its_pages() {
         let report: Value = serde_json::from_slice(&out.stdout).expect("JSON");
         assert_eq!(report["kept"], 300, "{kind}: {report:#}");
         assert_eq!(report["from_pages"], 300, "{kind}: {report:#}");
+        assert_eq!(out.status.code(), Some(1), "{kind}: {report:#}");
         assert!(report["evidence"].is_string(), "{kind}: {report:#}");
         assert_eq!(queued_by(&home), want, "{kind}: in their places");
         let left = fs::read_dir(home.path("data")).expect("list");
@@ -351,7 +355,7 @@ fn queued_by(home: &Home) -> Vec<String> {
 #[test]
 fn a_long_queue_is_rebuilt_around_its_damage_and_what_is_gone_is_named() {
     let asked = std::env::var("HOLDUP_QUEUE_ITEMS").ok();
-    let items: i64 = asked.map_or(30_000, |n| n.parse().expect("a number"));
+    let items: i64 = asked.map_or(100_000, |n| n.parse().expect("a number"));
     let home = Home::with(POWER, ON);
     home.serving().stop();
     let path = home.data("sync_queue.db");

@@ -184,7 +184,7 @@ fn a_damaged_queue_does_not_keep_readings_from_being_taken() {
     strike(&home.data("sync_queue.db"), |bytes| noise(bytes));
     let mut agent = home.start();
     let status = agent.wait_for("a store", |s| s["store"] == "running");
-    let report = recovered(&status, "sync_queue.db").expect("a report");
+    let report = recovered(&status, "sync_queue.db").unwrap_or_else(|| panic!("{}", home.log()));
     // Its log may still give what the database cannot.
     let verdict = report["verdict"].as_str().unwrap_or_default();
     assert!(["fresh", "salvaged"].contains(&verdict), "{report:#}");
