@@ -340,26 +340,36 @@ impl<'s> Fresh<'s> {
     }
 
     /// Their rows lie in tables of their own, which are kept; to make them by their statement
-    /// would make those anew.
+    /// would make those anew. SQLite does not look at a statement that is put there so, and one
+    /// that it cannot read would make the whole database unreadable.
     fn virtual_tables(&mut self) -> rusqlite::Result<()> {
         let schema = self.schema;
-        let mut virtual_tables = schema
-            .others
-            .iter()
-            .filter(|o| o.kind == "table")
-            .peekable();
-        if virtual_tables.peek().is_none() {
-            return Ok(());
-        }
-        self.conn.execute_batch("PRAGMA writable_schema = ON")?;
-        for o in virtual_tables {
+        for o in schema.others.iter().filter(|o| o.kind == "table") {
+            self.conn
+                .execute_batch("BEGIN; PRAGMA writable_schema = ON")?;
             self.conn.execute(
                 "INSERT INTO sqlite_schema(type, name, tbl_name, rootpage, sql)
                  VALUES('table', ?1, ?1, 0, ?2)",
                 (&o.name, &o.sql),
             )?;
+            match self.reload() {
+                Ok(()) => self.conn.execute_batch("COMMIT")?,
+                Err(e) if is_fatal(&e) => return Err(e),
+                Err(e) => {
+                    self.conn.execute_batch("ROLLBACK")?;
+                    self.reload()?;
+                    self.left_out.push((o.name.clone(), e.to_string()));
+                }
+            }
         }
-        self.conn.execute_batch("PRAGMA writable_schema = RESET")
+        Ok(())
+    }
+
+    /// Has SQLite read the schema anew.
+    fn reload(&self) -> rusqlite::Result<()> {
+        self.conn.execute_batch("PRAGMA writable_schema = RESET")?;
+        self.conn
+            .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
     }
 }
 

@@ -369,6 +369,25 @@ fn a_hostile_schema_runs_nothing() {
 }
 
 #[test]
+fn a_virtual_table_whose_statement_is_damaged_costs_no_other_table() {
+    let world = World::new(
+        "",
+        "CREATE TABLE t(a); INSERT INTO t VALUES(1),(2);
+         CREATE VIRTUAL TABLE f USING fts5(words); INSERT INTO f VALUES('one two');
+         CREATE VIRTUAL TABLE g USING fts5(words); INSERT INTO g VALUES('three');",
+    );
+    let mut bytes = world.bytes();
+    let damaged = b"VIRTUAL TABLE f";
+    let at = bytes.windows(damaged.len()).position(|w| w == damaged);
+    bytes[at.expect("its statement") + 9] = b'Q';
+    let (conn, rebuilt) = world.rebuilt(&bytes, &[]);
+    assert_eq!(all(&conn, "SELECT a FROM t").len(), 2);
+    assert_eq!(all(&conn, "SELECT * FROM g WHERE g MATCH 'three'").len(), 1);
+    let left_out: Vec<_> = rebuilt.left_out.iter().map(|(n, _)| n.as_str()).collect();
+    assert_eq!(left_out, ["f"], "and it is named");
+}
+
+#[test]
 fn the_page_size_is_found_without_a_header() {
     for size in [512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536] {
         let world = World::new(&format!("PRAGMA page_size = {size}"), &many(6000));
