@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rusqlite::Connection;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -75,6 +76,18 @@ pub(super) fn open_existing(path: &Path, write: bool) -> io::Result<Option<File>
             "it is a directory: move it out of the way",
         )),
         Err(e) => Err(e.into()),
+    }
+}
+
+/// What `conn` sorts goes to a file without a name beside `path` once it outgrows the cache: in
+/// memory it would grow with the database, and so it would in a /tmp that is memory.
+pub(super) fn sort_beside(conn: &Connection, path: &Path) -> rusqlite::Result<()> {
+    conn.pragma_update(None, "temp_store", "FILE")?;
+    let dir = path.parent().and_then(Path::to_str);
+    match dir.filter(|d| !d.is_empty()) {
+        // Of the whole process; SQLite takes the next of its own places where this one is gone.
+        Some(dir) => conn.pragma_update(None, "temp_store_directory", dir),
+        None => Ok(()),
     }
 }
 

@@ -27,6 +27,7 @@ mod own_files;
 mod power_verb;
 mod queue;
 mod recover;
+mod recover_memory;
 mod recover_power;
 mod rooms;
 mod snapshot;

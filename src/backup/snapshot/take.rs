@@ -171,18 +171,18 @@ fn check(
         stop: site.stop,
         progress: &|_, _| {},
     };
-    let opinion = judge(copy, &work)?;
-    let fault = match opinion.faults.into_iter().next() {
-        None if opinion.reindexed => Some("its indexes disagree with their tables".to_owned()),
-        fault => fault,
+    let faulty = |fault| SnapshotError::Faulty {
+        database: database.to_owned(),
+        fault,
     };
-    if let Some(fault) = fault {
-        return Err(SnapshotError::Faulty {
-            database: database.to_owned(),
-            fault,
-        });
+    // Made anew or not, the copy's indexes are not those of the database.
+    let of_index = || faulty("its indexes disagree with their tables".to_owned());
+    let opinion = judge(copy, &work)?;
+    match opinion.faults.into_iter().next() {
+        Some(fault) => Err(faulty(fault)),
+        None if opinion.reindexed => Err(of_index()),
+        None => Ok(opinion.tables.into_iter().collect()),
     }
-    Ok(opinion.tables.into_iter().collect())
 }
 
 /// Which store the copy is of, and how far its readings go.

@@ -8,6 +8,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use super::Work;
 use crate::durable::Stride;
 use crate::recovery::RecoveryError;
+use crate::recovery::files::sort_beside;
 
 /// Faults that are listed; more say nothing more.
 const MOST_FAULTS: usize = 100;
@@ -21,6 +22,8 @@ pub struct Opinion {
     pub faults: Vec<String>,
     /// Indexes were rebuilt from their tables, after which there were no faults.
     pub reindexed: bool,
+    /// That was tried in vain, and the copy is not what it was.
+    pub spoiled: bool,
     /// Rows of each table, by name; a table that cannot be read has none.
     pub tables: Vec<(String, u64)>,
 }
@@ -38,24 +41,27 @@ pub fn judge(path: &Path, work: &Work<'_>) -> Result<Opinion, RecoveryError> {
         Ok(Opinion {
             faults: faults(conn)?,
             reindexed: false,
+            spoiled: false,
             tables: Vec::new(),
         })
     })?;
     if !opinion.faults.is_empty() && opinion.faults.iter().all(|f| is_of_an_index(f)) {
-        // What fits the cache is written at once at the end: not more than one piece or two.
-        let reindex = "PRAGMA cache_size = -2048; REINDEX";
-        let left = work.paced(path, |conn| match conn.execute_batch(reindex) {
-            Ok(()) => faults(conn),
-            Err(e) if is_interrupt(&e) => Err(e),
-            Err(e) => Ok(vec![format!("reindex: {e}")]),
-        })?;
-        opinion.reindexed = left.is_empty();
-        if left.is_empty() {
-            opinion.faults.clear();
+        match work.reindex(path)? {
+            Reindexed::Failed => opinion.spoiled = true,
+            Reindexed::Done if work.paced(path, faults)?.is_empty() => {
+                opinion.reindexed = true;
+                opinion.faults.clear();
+            }
+            Reindexed::Done => opinion.spoiled = true,
         }
     }
     opinion.tables = work.paced(path, tables)?;
     Ok(opinion)
+}
+
+enum Reindexed {
+    Done,
+    Failed,
 }
 
 /// The lines of `integrity_check`; none is what it calls ok. An error is a line too.
@@ -131,6 +137,20 @@ impl Work<'_> {
         stride.leave(self.medium)?;
         done.map_err(|source| RecoveryError::sqlite("check", path, source))
     }
+
+    /// Makes all indexes anew. Nothing is kept to undo it with, which would take as much memory
+    /// as the indexes; what fits the cache is written at once at the end, so that is small.
+    fn reindex(&self, path: &Path) -> Result<Reindexed, RecoveryError> {
+        self.paced(path, |conn| {
+            conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
+            let anew = "PRAGMA cache_size = -2048; PRAGMA journal_mode = OFF; REINDEX";
+            match conn.execute_batch(anew) {
+                Ok(()) => Ok(Reindexed::Done),
+                Err(e) if is_interrupt(&e) => Err(e),
+                Err(_) => Ok(Reindexed::Failed),
+            }
+        })
+    }
 }
 
 fn open(path: &Path, stride: &Stride) -> rusqlite::Result<Connection> {
@@ -144,9 +164,9 @@ fn open(path: &Path, stride: &Stride) -> rusqlite::Result<Connection> {
     conn.progress_handler(STEPS, Some(stride.rest()))?;
     // The copy is made anew after a cut, so it needs no journal on the medium.
     conn.execute_batch(
-        "PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA temp_store = MEMORY;
-         PRAGMA cache_size = -8192;",
+        "PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA cache_size = -8192;",
     )
+    .and_then(|()| sort_beside(&conn, path))
     .or_else(|e| if is_interrupt(&e) { Err(e) } else { Ok(()) })?;
     Ok(conn)
 }

@@ -223,11 +223,12 @@ pub fn choose(
     let best = (0..judged.len()).min_by_key(|i| (outdone(&judged[*i]), judged[*i].rank()));
     if let Some(best) = best {
         let candidate = &mut candidates[best];
-        if built != Some(best) {
+        let opinion = &judged[best].opinion;
+        if built != Some(best) || opinion.spoiled {
             remove(out, work)?;
             candidate.build(out, work)?;
             // Rebuilds the indexes again where that was needed.
-            if judged[best].opinion.reindexed {
+            if opinion.reindexed {
                 judge(out, work)?;
             }
         }

@@ -377,6 +377,7 @@ fn soundness_comes_before_truth_and_that_before_the_newest_state_and_that_before
                 vec!["bad".to_owned()]
             },
             reindexed: false,
+            spoiled: false,
             tables: vec![("t".to_owned(), rows)],
         },
         unwritten: 0,

@@ -14,6 +14,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, ToSql};
 
 use super::super::error::RecoveryError;
+use super::super::files::sort_beside;
 use super::super::source::Pages;
 use super::header::Encoding;
 use super::record::{Value, text};
@@ -126,6 +127,8 @@ struct Fresh<'s> {
     inserts: BTreeMap<(usize, usize), String>,
     /// The table is not there to be filled.
     missing: Vec<bool>,
+    /// What a row adds to the portion beside its own bytes, by table.
+    beside: Vec<usize>,
     sequence: Vec<(String, i64)>,
     left_out: Vec<(String, String)>,
     pending: usize,
@@ -154,6 +157,7 @@ impl<'s> Fresh<'s> {
             schema,
             inserts: BTreeMap::new(),
             missing: Vec::new(),
+            beside: Vec::new(),
             sequence: Vec::new(),
             left_out: Vec::new(),
             pending: 0,
@@ -180,7 +184,7 @@ impl<'s> Fresh<'s> {
         };
         conn.execute_batch(&format!(
             "PRAGMA page_size = {}; PRAGMA encoding = '{}'; PRAGMA auto_vacuum = {vacuum};
-             PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA temp_store = MEMORY;
+             PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF;
              PRAGMA cache_size = -2048; PRAGMA foreign_keys = OFF;
              PRAGMA ignore_check_constraints = ON;
              PRAGMA user_version = {}; PRAGMA application_id = {};",
@@ -189,6 +193,7 @@ impl<'s> Fresh<'s> {
             header.user_version,
             header.application_id,
         ))?;
+        sort_beside(&conn, into)?;
         Ok(conn)
     }
 
@@ -208,6 +213,18 @@ impl<'s> Fresh<'s> {
             if let Some(sql) = o.sql.as_deref().filter(|sql| is_unique(sql)) {
                 self.object(&o.name, sql)?;
             }
+        }
+        // A row may change any page of each unique index, which is kept until the portion ends:
+        // at most eight times a portion's bytes.
+        let page = schema.header.page_size;
+        for table in &schema.tables {
+            let uniques = self.conn.query_row(
+                "SELECT count(*) FROM pragma_index_list(?1)",
+                [&table.name],
+                |r| r.get::<_, i64>(0),
+            )?;
+            let uniques = usize::try_from(uniques).unwrap_or(0);
+            self.beside.push(64 + uniques * page / 8);
         }
         Ok(())
     }
@@ -395,7 +412,7 @@ impl Keeper for Fresh<'_> {
             }
             return Ok(offer);
         }
-        self.pending += 64 + row.values.iter().map(size).sum::<usize>();
+        self.pending += self.beside[row.table] + row.values.iter().map(size).sum::<usize>();
         if self.pending > BATCH_BYTES {
             self.end()?;
         }
