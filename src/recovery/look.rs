@@ -273,3 +273,44 @@ fn ends_early(file: &FileBytes, header: &Header, first: &[u8; 100], wal: &Wal) -
     let missing = u64::from(needed - whole) - held.len() as u64;
     (missing > 0).then(|| format!("it ends early: {missing} of its {needed} pages are missing"))
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::super::source::READ;
+    use super::*;
+
+    /// Bytes that the look at a sound, closed database of so many rows reads; and its size.
+    fn read_of(rows: u32, journal: &str) -> (u64, u64) {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("a.db");
+        let conn = Connection::open(&path).expect("open");
+        conn.execute_batch(&format!(
+            "PRAGMA synchronous = OFF; PRAGMA journal_mode = {journal};
+             CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT);
+             WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
+             INSERT INTO t SELECT i, printf('%.200c', 'x') FROM n;"
+        ))
+        .expect("rows");
+        conn.close().expect("close");
+        let before = READ.get();
+        let looked = look(&path, false).expect("look");
+        assert_eq!(looked.condition, Condition::Clean);
+        (READ.get() - before, looked.bytes)
+    }
+
+    #[test]
+    fn a_clean_look_reads_as_much_of_a_large_database_as_of_a_small_one() {
+        for journal in ["WAL", "DELETE", "TRUNCATE"] {
+            let (little, small) = read_of(10, journal);
+            let (much, large) = read_of(60_000, journal);
+            assert!(large > 8 << 20 && large > 500 * small, "{small}, {large}");
+            assert!(
+                little > 0 && little == much,
+                "{little} and {much} bytes read"
+            );
+            assert!(much <= 4096, "{much} bytes read");
+        }
+    }
+}

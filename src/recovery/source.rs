@@ -37,6 +37,12 @@ impl FileBytes {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Bytes that this thread has read from files, for tests of what a look costs.
+    pub(super) static READ: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 impl Bytes for FileBytes {
     fn len(&self) -> u64 {
         self.len
@@ -54,6 +60,8 @@ impl Bytes for FileBytes {
                 Err(e) => return Err(e),
             }
         }
+        #[cfg(test)]
+        READ.set(READ.get() + got as u64);
         Ok(got)
     }
 }
