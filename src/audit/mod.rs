@@ -56,6 +56,8 @@ use entry::Draft;
 pub use entry::{Head, Record};
 pub use error::AuditError;
 pub use read::{Broken, Reader, Verdict};
+#[cfg(fuzzing)]
+pub use {salvage::entries, spool::respool};
 
 /// The actor of what the agent does by itself.
 pub const AGENT: &str = "agent";

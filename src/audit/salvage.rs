@@ -209,6 +209,14 @@ fn integer(bytes: &[u8]) -> i64 {
     bytes.iter().fold(seed, |n, b| (n << 8) | i64::from(*b))
 }
 
+/// For tests/fuzz: the entries on a page, the first one of the file or another.
+#[cfg(fuzzing)]
+pub fn entries(page: &[u8; PAGE], first: bool) -> Vec<Record> {
+    let number = u64::from(!first);
+    let cells = 0..cells(page, number);
+    cells.filter_map(|cell| entry(page, number, cell)).collect()
+}
+
 /// What was carried over, as it is counted.
 #[derive(Default)]
 struct Tally {

@@ -183,3 +183,19 @@ fn parse(bytes: &[u8]) -> Left {
     }
     left
 }
+
+/// For tests/fuzz: the entries that wait in a spool of these bytes, as lines again, and how many
+/// lines cannot be read.
+#[cfg(fuzzing)]
+pub fn respool(bytes: &[u8]) -> (Vec<String>, usize) {
+    let left = parse(bytes);
+    let line = |w: Waiting| Line {
+        version: VERSION,
+        head: None,
+        place: Some(w.place),
+        entry: Some(w.draft),
+    };
+    let lines = left.waiting.into_iter().map(line);
+    let text = |l: Line| serde_json::to_string(&l).unwrap_or_default();
+    (lines.map(text).collect(), left.damaged)
+}
