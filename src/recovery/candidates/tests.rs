@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU32;
 
 use proptest::prelude::*;
 use rusqlite::Connection;
@@ -9,6 +10,7 @@ use rusqlite::Connection;
 use super::backfill::Backfill;
 use super::choice::Choice;
 use super::*;
+use crate::clock::{Clock, SystemClock};
 use crate::durable::Closer;
 use crate::recovery::Bytes;
 use crate::recovery::wal::tests::world::{Files, Gateway, ids_in, log_of, noise, written};
@@ -281,6 +283,112 @@ fn an_index_that_fell_behind_its_table_is_rebuilt() {
         reindexed += u32::from(best.opinion.reindexed);
     }
     assert!(reindexed > 0);
+}
+
+/// A database of these bytes, as it is.
+struct Plain(Vec<u8>, Arc<AtomicU32>);
+
+impl Candidate for Plain {
+    fn name(&self) -> &'static str {
+        "plain"
+    }
+
+    fn traits(&self) -> Traits {
+        Traits {
+            class: Class::Newest,
+            through: 0,
+            pages_behind: 0,
+            pages_unproven: 0,
+            holes: 0,
+            mixed: false,
+        }
+    }
+
+    fn build(&mut self, out: &Path, _: &Work<'_>) -> Result<(), RecoveryError> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        std::fs::write(out, &self.0).map_err(RecoveryError::io("write", out))
+    }
+
+    fn finish(&mut self, _: &Path, _: &Work<'_>) -> Result<(), RecoveryError> {
+        Ok(())
+    }
+}
+
+/// A database of which one text in the table, and not in its index, is another.
+fn contradicted(rows: u32, index: &str, from: &[u8], to: &[u8]) -> Vec<u8> {
+    let bench = Bench::new();
+    let path = bench.out();
+    let conn = Connection::open(&path).expect("open");
+    conn.execute_batch(&format!(
+        "PRAGMA synchronous = OFF; CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT);
+         WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
+         INSERT INTO t SELECT i, printf('%08d%.150c', i, 'x') FROM n; {index}"
+    ))
+    .expect("rows");
+    conn.close().expect("close");
+    let mut bytes = std::fs::read(&path).expect("read");
+    // The table's pages come before the index's.
+    let at = bytes.windows(from.len()).position(|w| w == from);
+    let at = at.expect("the text");
+    bytes[at..at + to.len()].copy_from_slice(to);
+    bytes
+}
+
+#[test]
+fn an_index_that_cannot_be_made_anew_leaves_the_copy_as_it_was() {
+    // The last two are alike: by then most of the index is written.
+    let bytes = contradicted(
+        100_000,
+        "CREATE UNIQUE INDEX i ON t(a)",
+        b"00099999",
+        b"00100000",
+    );
+    let bench = Bench::new();
+    let work = bench.work(&|_, _| {});
+    let mut all: [Box<dyn Candidate>; 1] = [Box::new(Plain(bytes.clone(), Arc::default()))];
+    let chosen = choose(&bench.out(), &mut all, &work).expect("choose");
+    let opinion = &chosen.judged[0].opinion;
+    assert!(opinion.spoiled && !opinion.reindexed, "{opinion:?}");
+    assert_eq!(chosen.best, Some(0), "for want of a sound one");
+    let left = std::fs::read(bench.out()).expect("read");
+    assert!(left == bytes, "the half made index is left");
+}
+
+#[test]
+fn a_copy_whose_indexes_were_being_made_when_power_failed_is_made_again() {
+    let bytes = contradicted(100_000, "CREATE INDEX i ON t(a)", b"00000003", b"0000000x");
+    let bench = Bench::new();
+    let made = Arc::new(AtomicU32::new(0));
+    let chosen = std::thread::scope(|s| {
+        let chosen = s.spawn(|| {
+            let mut all: [Box<dyn Candidate>; 1] = [Box::new(Plain(bytes, Arc::clone(&made)))];
+            choose(&bench.out(), &mut all, &bench.work(&|_, _| {}))
+        });
+        // Power fails a little later each time, until it is in the midst of a REINDEX: the check
+        // before it is only done again.
+        let mut after = Duration::from_millis(1);
+        while made.load(Ordering::SeqCst) < 2 && !chosen.is_finished() {
+            while bench.gate.in_flight() == 0 && !chosen.is_finished() {
+                std::thread::yield_now();
+            }
+            let began = SystemClock.mono();
+            while SystemClock.mono().since(began) < after && !chosen.is_finished() {
+                std::thread::yield_now();
+            }
+            bench.gate.close(Closer::Power);
+            bench.gate.wait_quiet(Duration::from_secs(60));
+            bench.gate.open(Closer::Power);
+            after = after.mul_f64(1.1);
+        }
+        chosen.join().expect("no panic").expect("choose")
+    });
+    assert_eq!(made.load(Ordering::SeqCst), 2, "{chosen:?}");
+    assert!(chosen.judged[0].opinion.reindexed, "{chosen:?}");
+    let conn = Connection::open(bench.out()).expect("open");
+    let sound: String = conn
+        .query_row("PRAGMA integrity_check", [], |r| r.get(0))
+        .expect("check");
+    assert_eq!(sound, "ok");
 }
 
 #[test]
