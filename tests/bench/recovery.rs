@@ -125,6 +125,7 @@ struct Times {
     written: Vec<f64>,
     checked: Vec<f64>,
     evidence: Vec<f64>,
+    all: Vec<f64>,
 }
 
 impl Times {
@@ -169,6 +170,7 @@ fn replay(dir: &Path) -> Res<()> {
                 all.written.extend(one.written);
                 all.checked.extend(one.checked);
                 all.evidence.extend(one.evidence);
+                all.all.extend(one.all);
             }
         }
     }
@@ -212,6 +214,7 @@ fn replay(dir: &Path) -> Res<()> {
             row("both", Times::both),
             apart("check of the result, rows counted", |t| &t.checked),
             apart("evidence copied, synced", |t| &t.evidence),
+            apart("a whole recovery in place", |t| &t.all),
         ],
     );
     for (what, times) in [("sound", &sound), ("damaged", &damaged)] {
@@ -289,6 +292,7 @@ fn by_holdup(source: &Path, at: &Path, damage: bool, times: &mut Times) -> Res<(
         let report = look(at, &at.with_extension("evidence"))?;
         assert_eq!(report.verdict, Verdict::Salvaged, "{report:?}");
         let copied = report.steps.iter().find(|s| s.what.starts_with("copied"));
+        times.all.push(report.took_ms);
         times
             .evidence
             .push(copied.ok_or("no evidence was copied")?.took_ms);
@@ -311,6 +315,7 @@ fn look(database: &Path, evidence: &Path) -> Res<holdup::recovery::Report> {
         cut: false,
         may_be_fresh: true,
         acknowledged: None,
+        snapshots: None,
         say: &|_| {},
         begins: &|_| {},
     };
