@@ -295,7 +295,7 @@ mod tests {
         .expect("rows");
         conn.close().expect("close");
         let before = READ.get();
-        let looked = look(&path, false).expect("look");
+        let looked = look(&path, false, None).expect("look");
         assert_eq!(looked.condition, Condition::Clean);
         (READ.get() - before, looked.bytes)
     }

@@ -346,7 +346,7 @@ fn an_index_that_cannot_be_made_anew_leaves_the_copy_as_it_was() {
     let bench = Bench::new();
     let work = bench.work(&|_, _| {});
     let mut all: [Box<dyn Candidate>; 1] = [Box::new(Plain(bytes.clone(), Arc::default()))];
-    let chosen = choose(&bench.out(), &mut all, &work).expect("choose");
+    let chosen = choose(&bench.out(), &mut all, &[], &work).expect("choose");
     let opinion = &chosen.judged[0].opinion;
     assert!(opinion.spoiled && !opinion.reindexed, "{opinion:?}");
     assert_eq!(chosen.best, Some(0), "for want of a sound one");
@@ -355,19 +355,18 @@ fn an_index_that_cannot_be_made_anew_leaves_the_copy_as_it_was() {
 }
 
 #[test]
-fn a_copy_whose_indexes_were_being_made_when_power_failed_is_made_again() {
+fn indexes_that_were_being_made_when_power_failed_are_gone_on_with_when_it_is_back() {
     let bytes = contradicted(100_000, "CREATE INDEX i ON t(a)", b"00000003", b"0000000x");
     let bench = Bench::new();
     let made = Arc::new(AtomicU32::new(0));
     let chosen = std::thread::scope(|s| {
         let chosen = s.spawn(|| {
             let mut all: [Box<dyn Candidate>; 1] = [Box::new(Plain(bytes, Arc::clone(&made)))];
-            choose(&bench.out(), &mut all, &bench.work(&|_, _| {}))
+            choose(&bench.out(), &mut all, &[], &bench.work(&|_, _| {}))
         });
-        // Power fails a little later each time, until it is in the midst of a REINDEX: the check
-        // before it is only done again.
+        // Power fails a little later each time, in the check, in the midst of a REINDEX, behind it.
         let mut after = Duration::from_millis(1);
-        while made.load(Ordering::SeqCst) < 2 && !chosen.is_finished() {
+        while !chosen.is_finished() {
             while bench.gate.in_flight() == 0 && !chosen.is_finished() {
                 std::thread::yield_now();
             }
@@ -382,7 +381,7 @@ fn a_copy_whose_indexes_were_being_made_when_power_failed_is_made_again() {
         }
         chosen.join().expect("no panic").expect("choose")
     });
-    assert_eq!(made.load(Ordering::SeqCst), 2, "{chosen:?}");
+    assert_eq!(made.load(Ordering::SeqCst), 1, "{chosen:?}");
     assert!(chosen.judged[0].opinion.reindexed, "{chosen:?}");
     let conn = Connection::open(bench.out()).expect("open");
     let sound: String = conn
