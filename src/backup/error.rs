@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::durable::DurableError;
 
+use super::{ArchiveError, KeyError};
+
 /// A backup or restore that was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
@@ -21,6 +23,12 @@ pub enum BackupError {
     /// A durable operation was not done.
     #[error(transparent)]
     Durable(#[from] DurableError),
+    /// A key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// An archive cannot be read.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// A manifest that cannot be understood.
     #[error("{}: not a manifest of a backup: {why}", path.display())]
     Manifest {

@@ -11,12 +11,16 @@
 //! a database in one file; `files/` and the absolute paths of what is included; last
 //! `manifest.json`, the manifest as far as it was known then (no `archive`, no `verified`).
 
+mod archive;
 mod error;
+mod keys;
 mod manifest;
 mod name;
 pub mod snapshot;
 
+pub use archive::{ArchiveError, Entry, EntryKind, Limits, Reader};
 pub use error::BackupError;
+pub use keys::{Ask, Identity, KeyError, OneTime, Recipient};
 pub use manifest::{
     AfterRun, ArchiveFacts, DatabaseEntry, FileEntry, FileKind, Kind, MANIFEST_FORMAT, Manifest,
     RecipientEntry, Role, Verified,
