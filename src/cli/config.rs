@@ -58,6 +58,7 @@ pub fn show(path: &Path, out: &mut dyn Write, json: bool) -> anyhow::Result<u8> 
                 Some(Value::Text(t)) => json!(t),
                 Some(Value::Int(n)) => json!(n),
                 Some(Value::Bool(b)) => json!(b),
+                Some(Value::List(all)) => json!(all),
             };
             json!({ "key": row.key(), "value": value, "origin": row.origin })
         })

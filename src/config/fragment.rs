@@ -14,6 +14,9 @@ use super::problem::{Place, Problem, printable};
 use super::schema::{self, Key, Kind, Scope};
 use super::suggest;
 
+/// Entries of a list.
+const MOST_IN_LIST: usize = 64;
+
 /// A value of its key's kind, in its key's range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
@@ -23,6 +26,8 @@ pub enum Value {
     Int(u64),
     /// Of [`Kind::Bool`].
     Bool(bool),
+    /// Of every kind that is a list.
+    List(Vec<String>),
 }
 
 impl fmt::Display for Value {
@@ -32,6 +37,10 @@ impl fmt::Display for Value {
             Self::Text(t) => write!(f, "{}", toml::Value::String(t.clone())),
             Self::Int(n) => write!(f, "{n}"),
             Self::Bool(b) => write!(f, "{b}"),
+            Self::List(all) => {
+                let all = all.iter().map(|t| toml::Value::String(t.clone()));
+                write!(f, "{}", toml::Value::Array(all.collect()))
+            }
         }
     }
 }
@@ -326,6 +335,27 @@ fn convert(key: &Key, value: &DeValue<'_>) -> Result<Value, String> {
             Ok(Value::Int(n))
         }
         (Kind::Bool | Kind::Int { .. }, other) => Err(format!("is {}", name_of(other))),
+        (Kind::Paths | Kind::Texts, DeValue::Array(list)) => {
+            if list.len() > MOST_IN_LIST {
+                return Err(format!("has {} entries", list.len()));
+            }
+            let one = if key.kind == Kind::Paths {
+                Kind::Path
+            } else {
+                Kind::Text
+            };
+            let text = |item: &Spanned<DeValue<'_>>| {
+                let DeValue::String(text) = item.get_ref() else {
+                    return Err(format!("holds {}", name_of(item.get_ref())));
+                };
+                check_text(one, text).map(|()| text.to_string())
+            };
+            list.iter()
+                .map(text)
+                .collect::<Result<_, _>>()
+                .map(Value::List)
+        }
+        (Kind::Paths | Kind::Texts, other) => Err(format!("is {}", name_of(other))),
         (_, DeValue::String(text)) => {
             check_text(key.kind, text)?;
             Ok(Value::Text(text.to_string()))
@@ -379,7 +409,12 @@ pub(super) fn check_text(kind: Kind, text: &str) -> Result<(), String> {
             }
         }
         Kind::Board => sized(4_095),
-        Kind::Choice(_) | Kind::Text | Kind::Bool | Kind::Int { .. } => Ok(()),
+        Kind::Choice(_)
+        | Kind::Text
+        | Kind::Bool
+        | Kind::Int { .. }
+        | Kind::Paths
+        | Kind::Texts => Ok(()),
     }
 }
 

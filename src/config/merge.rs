@@ -83,7 +83,7 @@ impl Merged {
     pub(super) fn maybe_int(&self, path: &str) -> Option<u64> {
         match self.entries.get(path)?.value {
             Value::Int(n) => Some(n),
-            Value::Text(_) | Value::Bool(_) => None,
+            Value::Text(_) | Value::Bool(_) | Value::List(_) => None,
         }
     }
 
@@ -96,7 +96,15 @@ impl Merged {
     pub(super) fn maybe_text(&self, path: &str) -> Option<&str> {
         match &self.entries.get(path)?.value {
             Value::Text(t) => Some(t),
-            Value::Int(_) | Value::Bool(_) => None,
+            Value::Int(_) | Value::Bool(_) | Value::List(_) => None,
+        }
+    }
+
+    /// The list at `path`; empty where it is not set.
+    pub(super) fn list(&self, path: &str) -> Vec<String> {
+        match self.entries.get(path).map(|e| &e.value) {
+            Some(Value::List(all)) => all.clone(),
+            Some(Value::Text(_) | Value::Int(_) | Value::Bool(_)) | None => Vec::new(),
         }
     }
 
@@ -186,7 +194,9 @@ pub(super) fn default_of(key: &Key) -> Option<Value> {
         | Kind::Label
         | Kind::Unit
         | Kind::Board
-        | Kind::Text => Some(Value::Text(text.to_owned())),
+        | Kind::Text
+        | Kind::Paths
+        | Kind::Texts => Some(Value::Text(text.to_owned())),
     }
 }
 

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+mod backup;
 mod boards;
 mod files;
 mod fragment;

@@ -29,6 +29,10 @@ pub enum Kind {
     Board,
     /// One line of text.
     Text,
+    /// A list of [`Kind::Path`]s.
+    Paths,
+    /// A list of [`Kind::Text`]s.
+    Texts,
 }
 
 /// Which files may hold a key.
@@ -185,6 +189,19 @@ pub const KEYS: &[Key] = &[
     key("queue", "retry_max_ms", int(1, 24 * HOUR_MS), Some("300000"), "ms", "no retry comes later than this"),
     key("queue", "max_retries", int(1, 1_000_000), Some("100"), "retries", "a message that failed more often is a dead letter"),
 
+    key("backup", "every_s", int(0, 31 * DAY_S), Some("86400"), "s", "a backup is made this often; 0: only when asked for"),
+    key("backup", "jitter_s", int(0, DAY_S), Some("1800"), "s", "up to this much later each time, so that gateways of one site differ"),
+    key("backup", "dir", Kind::Path, None, "", "where backups are kept here; default: data_dir/backup"),
+    key("backup", "recipients", Kind::Texts, None, "", "to whom backups are encrypted, \"age1...\" each; made by `holdup backup keygen`"),
+    key("backup", "include", Kind::Paths, None, "", "files and directories that are backed up with the databases and the configuration"),
+    key("backup", "keys", Kind::Paths, None, "", "certificates and secret keys: never in these backups; `holdup backup keys` has its own"),
+    key("backup", "keep_last", int(1, 10_000), Some("7"), "backups", "so many verified ones are kept, however old"),
+    key("backup", "keep_days", int(0, 36_500), Some("30"), "days", "younger ones are kept, however many"),
+    key("backup", "copies", Kind::Paths, None, "", "directories of other media that each backup is copied to, and read back from"),
+    key("backup", "usb_labels", Kind::Texts, None, "", "USB sticks, by their file system's label, that each backup is copied to"),
+    key("backup", "after", Kind::Text, None, "", "a command that is given the finished archive and its manifest, to take them elsewhere"),
+    key("backup", "after_timeout_s", int(1, DAY_S), Some("3600"), "s", "longest run of that command"),
+
     key("database", "path", Kind::Path, None, "", "another application's SQLite database that the plan makes durable"),
     key("database", "priority", int(0, 1_000), Some("50"), "", "higher goes first; the agent's own store is 100, its queue 90"),
     key("database", "role", Kind::Choice(&["guarded"]), Some("guarded"), "", "made durable, never repaired"),
@@ -249,6 +266,8 @@ impl Key {
             Kind::Unit => "a systemd unit's full name, such as \"app.service\"".to_owned(),
             Kind::Board => "a board's name, or a path with a slash to its board.toml".to_owned(),
             Kind::Text => "one line of text".to_owned(),
+            Kind::Paths => "a list of absolute paths without `..`".to_owned(),
+            Kind::Texts => "a list of lines of text".to_owned(),
         }
     }
 }

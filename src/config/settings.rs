@@ -26,6 +26,8 @@ pub struct Settings {
     pub ingest: IngestSettings,
     /// `[queue]`
     pub queue: QueueSettings,
+    /// `[backup]`
+    pub backup: BackupSettings,
     /// `[[database]]`, highest priority first.
     pub databases: Vec<DatabaseSettings>,
 }
@@ -60,6 +62,16 @@ impl GatewaySettings {
     /// Copies of the databases for recovery.
     pub fn snapshots_path(&self) -> PathBuf {
         self.data_dir.join("snapshots")
+    }
+
+    /// Copies for a backup that is being made.
+    pub fn backup_work(&self) -> PathBuf {
+        self.data_dir.join("backup.work")
+    }
+
+    /// What is remembered of backups between two runs.
+    pub fn backup_state(&self) -> PathBuf {
+        self.data_dir.join("backup.state")
     }
 
     /// What was acknowledged, noted outside SQLite.
@@ -272,6 +284,35 @@ pub struct SnapshotSettings {
     pub keep_age: Option<Duration>,
     /// Of the free space they take this part at most, 1 to 90.
     pub share_percent: u8,
+}
+
+/// `[backup]`: what leaves the gateway, encrypted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupSettings {
+    /// Between two backups; `None`: only when asked for.
+    pub every: Option<Duration>,
+    /// Up to this much later.
+    pub jitter: Duration,
+    /// Where they are kept here.
+    pub dir: PathBuf,
+    /// To whom they are encrypted, `age1...`.
+    pub recipients: Vec<String>,
+    /// Files and directories beside databases and configuration.
+    pub include: Vec<PathBuf>,
+    /// Certificates and secret keys, which are left out.
+    pub keys: Vec<PathBuf>,
+    /// So many verified ones are kept; at least 1.
+    pub keep_last: usize,
+    /// Younger ones are kept, in days.
+    pub keep_days: u32,
+    /// Directories of other media.
+    pub copies: Vec<PathBuf>,
+    /// Labels of USB sticks.
+    pub usb_labels: Vec<String>,
+    /// What takes a finished archive elsewhere.
+    pub after: Option<String>,
+    /// The longest run of that.
+    pub after_timeout: Duration,
 }
 
 /// `[ingest]`

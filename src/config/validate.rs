@@ -13,7 +13,7 @@ use super::settings::{
     MOST_DATABASES, OnParkMax, PowerSettings, QueueSettings, RecoverySettings, Settings,
     SnapshotSettings, Source, StoreSettings, WhenFull,
 };
-use super::{gauge, lines};
+use super::{backup, gauge, lines};
 
 /// sun_path of unix(7), without its closing zero.
 const LONGEST_SOCKET: usize = 107;
@@ -74,6 +74,7 @@ pub(super) fn settings(m: &mut Merged, warnings: &mut Vec<Problem>) -> Settings 
         snapshot: snapshot(m),
         ingest: ingest(m),
         queue: queue(m),
+        backup: backup::backup(m, &gateway, warnings),
         gateway,
         power,
         board,

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use holdup::cli::ingest::{IngestOpts, run};
 use holdup::config::{
-    BoardKind, BoardSettings, EventSettings, FreezePolicy, GatewaySettings, OnParkMax,
-    PowerSettings, QueueSettings, RecoverySettings, Settings, SnapshotSettings, Source, WhenFull,
+    BackupSettings, BoardKind, BoardSettings, EventSettings, FreezePolicy, GatewaySettings,
+    OnParkMax, PowerSettings, QueueSettings, RecoverySettings, Settings, SnapshotSettings, Source,
+    WhenFull,
 };
 
 use crate::ingest::{Server, line};
@@ -72,6 +73,20 @@ fn settings(server: &Server) -> Settings {
             retry_min: s(1),
             retry_max: s(1),
             max_retries: 1,
+        },
+        backup: BackupSettings {
+            every: None,
+            jitter: s(0),
+            dir: home.join("backup"),
+            recipients: Vec::new(),
+            include: Vec::new(),
+            keys: Vec::new(),
+            keep_last: 1,
+            keep_days: 1,
+            copies: Vec::new(),
+            usb_labels: Vec::new(),
+            after: None,
+            after_timeout: s(1),
         },
         databases: Vec::new(),
         gauge: None,
