@@ -3,7 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::durable::DurableError;
+use rusqlite::ErrorCode;
+
+use crate::durable::{CopyError, DurableError};
+use crate::recovery::HoldError;
 
 use super::{ArchiveError, KeyError};
 
@@ -29,6 +32,87 @@ pub enum BackupError {
     /// An archive cannot be read.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    /// SQLite could not.
+    #[error("cannot {what} {}", path.display())]
+    Sqlite {
+        /// What was tried.
+        what: &'static str,
+        /// On which database.
+        path: PathBuf,
+        /// Why it failed.
+        source: rusqlite::Error,
+    },
+    /// The thread that writes a database did not copy it.
+    #[error("cannot copy {}", database.display())]
+    Copy {
+        /// The database.
+        database: PathBuf,
+        /// Why.
+        source: CopyError,
+    },
+    /// A database that would not come whole out of its backup.
+    #[error(
+        "{} is damaged ({why}): stop the agent and run `holdup recover {}` first",
+        database.display(),
+        database.display()
+    )]
+    Damaged {
+        /// The database, or its copy.
+        database: PathBuf,
+        /// What was seen.
+        why: String,
+    },
+    /// A database that is not there.
+    #[error("there is no database at {}: make it, or take it out of the configuration", .0.display())]
+    NoDatabase(PathBuf),
+    /// Its writers leave no room for a reader.
+    #[error("{} is locked by those who write it: try again", .0.display())]
+    Busy(PathBuf),
+    /// Somebody has it open.
+    #[error(transparent)]
+    Held(#[from] HoldError),
+    /// Told to stop.
+    #[error("told to stop: power, or the operator; it is done again from its start")]
+    Stopped,
+    /// Not enough room.
+    #[error(
+        "{} has {free} bytes free, and the backup needs up to {needed}: make room there",
+        path.display()
+    )]
+    NoRoom {
+        /// Where.
+        path: PathBuf,
+        /// Bytes free for us.
+        free: u64,
+        /// Bytes that it may take.
+        needed: u64,
+    },
+    /// A copy beside the original is none.
+    #[error(
+        "{} lies on the gateway's own medium: mount the other one there, or take it out of \
+         backup.copies",
+        .0.display()
+    )]
+    SameMedium(PathBuf),
+    /// A USB stick that cannot be used.
+    #[error("the USB stick {label:?}: {why}")]
+    Stick {
+        /// Its label.
+        label: String,
+        /// Why.
+        why: String,
+    },
+    /// Nobody could open it.
+    #[error("there is no recipient: run `holdup backup keygen`, or set backup.recipients")]
+    NoRecipient,
+    /// What was read back is not what was written.
+    #[error("the backup {} was not kept: {why}", path.display())]
+    NotVerified {
+        /// The archive.
+        path: PathBuf,
+        /// What was found.
+        why: String,
+    },
     /// A manifest that cannot be understood.
     #[error("{}: not a manifest of a backup: {why}", path.display())]
     Manifest {
@@ -46,6 +130,47 @@ impl BackupError {
             what,
             path: path.to_owned(),
             source,
+        }
+    }
+
+    /// The same where SQLite was asked.
+    pub(super) fn sqlite(path: &Path, what: &'static str) -> impl Fn(rusqlite::Error) -> Self {
+        move |source| match source.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged {
+                database: path.to_owned(),
+                why: source.to_string(),
+            },
+            _ => Self::Sqlite {
+                what,
+                path: path.to_owned(),
+                source,
+            },
+        }
+    }
+
+    /// For want of room, which may come back.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Durable(e) => e.is_full(),
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ),
+            Self::Sqlite { source, .. } => source.sqlite_error_code() == Some(ErrorCode::DiskFull),
+            Self::Copy { source, .. } => source.is_full(),
+            Self::NoRoom { .. } => true,
+            Self::Damaged { .. }
+            | Self::NoDatabase(_)
+            | Self::Busy(_)
+            | Self::Held(_)
+            | Self::Stopped
+            | Self::NoRecipient
+            | Self::SameMedium(_)
+            | Self::Stick { .. }
+            | Self::NotVerified { .. }
+            | Self::Archive(_)
+            | Self::Key(_)
+            | Self::Manifest { .. } => false,
         }
     }
 }

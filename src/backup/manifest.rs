@@ -40,6 +40,9 @@ pub struct Manifest {
     pub databases: Vec<DatabaseEntry>,
     /// Everything else in it.
     pub files: Vec<FileEntry>,
+    /// What was to be in it and is not, or not as it was at one moment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed: Vec<Passed>,
     /// The audit log's head when it was made.
     pub audit_head: Option<Head>,
     /// To whom it is encrypted.
@@ -142,6 +145,15 @@ pub enum FileKind {
     },
 }
 
+/// Something that was met and left out, or changed while it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passed {
+    /// Where it was, escaped like a name.
+    pub path: String,
+    /// Why.
+    pub why: String,
+}
+
 /// A recipient: the public half of a key whose other half is kept elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecipientEntry {
@@ -215,6 +227,16 @@ impl Manifest {
         Ok(text)
     }
 
+    /// Bytes of everything in it, unpacked.
+    pub fn plain_bytes(&self) -> u64 {
+        let files = self.files.iter().map(|f| match &f.kind {
+            FileKind::File { bytes, .. } => *bytes,
+            FileKind::Directory | FileKind::Link { .. } => 0,
+        });
+        let databases = self.databases.iter().map(|d| d.bytes);
+        files.chain(databases).fold(0, u64::saturating_add)
+    }
+
     /// Was the written archive decrypted again and found the same?
     pub fn is_verified(&self) -> bool {
         self.archive.is_some() && self.verified.is_some()
@@ -247,6 +269,7 @@ mod tests {
                 uid: 0,
                 gid: 0,
             }],
+            passed: Vec::new(),
             audit_head: None,
             recipients: Vec::new(),
             archive: None,

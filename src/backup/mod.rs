@@ -11,18 +11,54 @@
 //! a database in one file; `files/` and the absolute paths of what is included; last
 //! `manifest.json`, the manifest as far as it was known then (no `archive`, no `verified`).
 
+mod after;
 mod archive;
+pub mod catalogue;
+mod check;
+mod copy;
+mod create;
 mod error;
+mod escape;
+pub mod health;
+mod hex;
+mod job;
 mod keys;
 mod manifest;
 mod name;
+pub mod prune;
+mod rehearse;
+pub mod retention;
+mod site;
 pub mod snapshot;
+pub mod state;
+pub mod target;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod verify;
 
-pub use archive::{ArchiveError, Entry, EntryKind, Limits, Reader};
+pub use archive::{
+    ArchiveError, ArchiveWriter, Attributes, Entry, EntryKind, Limits, Reader, Written,
+};
+pub use check::{Checked, Quit, check};
+pub use copy::Copier;
+pub use create::{Made, Request, Source, create};
 pub use error::BackupError;
+pub use escape::escape;
+pub use job::{Hands, Job, Outcome, recipients, rule};
 pub use keys::{Ask, Identity, KeyError, OneTime, Recipient};
 pub use manifest::{
     AfterRun, ArchiveFacts, DatabaseEntry, FileEntry, FileKind, Kind, MANIFEST_FORMAT, Manifest,
-    RecipientEntry, Role, Verified,
+    Passed, RecipientEntry, Role, Verified,
 };
 pub use name::{ArchiveName, NameError};
+pub use rehearse::{VerifyReport, verify};
+pub use site::Site;
+pub use state::BackupState;
+pub use target::Target;
+pub use verify::{ReadBack, read_back};
+
+/// The archive's first entry.
+pub const HOW_TO_OPEN: &str = "HOW-TO-OPEN.txt";
+/// The archive's last entry.
+pub const MANIFEST: &str = "manifest.json";

@@ -8,6 +8,8 @@ mod reader;
 mod tape;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 pub use error::ArchiveError;
 pub use reader::{Entry, EntryKind, Limits, Reader};
+pub use writer::{ArchiveWriter, Attributes, Written};

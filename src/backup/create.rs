@@ -1,0 +1,759 @@
+//! Makes a backup: copies, packs, encrypts, reads back, and only then gives it its name.
+//!
+//! It promises that an archive under its final name is whole and was decrypted again after it was
+//! written, with a key that was never anywhere but in memory, and that whatever a cut left is
+//! removed or finished by the next run. It must never change what it backs up.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use sha2::{Digest, Sha256};
+
+use crate::audit::Head;
+use crate::clock::Wall;
+use crate::durable::{Bulk, Medium};
+use crate::store;
+
+use super::archive::{ArchiveWriter, Attributes};
+use super::check::{Checked, check};
+use super::copy::{self, Copier};
+use super::escape::escape;
+use super::hex::hex;
+use super::site::Site;
+use super::tree::{Avoid, Found, FoundKind, Met, Walked, attributes};
+use super::verify::read_back;
+use super::{
+    ArchiveName, BackupError, DatabaseEntry, FileEntry, FileKind, HOW_TO_OPEN, Kind, MANIFEST,
+    MANIFEST_FORMAT, Manifest, OneTime, Passed, Recipient, Role, Verified, catalogue,
+};
+
+/// What the first entry of every archive says.
+const HOW_TO: &str = include_str!("HOW-TO-OPEN.txt");
+/// Room that is left free beside what is written.
+const SPARE: u64 = 1 << 20;
+/// What an archive may grow by, as a percentage, against the one before.
+const GROWTH: u64 = 150;
+/// Of headers, paddings and the manifest, for each entry and in all.
+const OVERHEAD: u64 = 4 << 10;
+/// Where included files lie in the archive.
+const FILES: &str = "files";
+
+/// A database to back up.
+#[derive(Debug, Clone)]
+pub struct Source<'a> {
+    /// Its path.
+    pub path: PathBuf,
+    /// What it is.
+    pub role: Role,
+    /// Who copies it.
+    pub copier: Copier<'a>,
+}
+
+impl Source<'_> {
+    /// Another application's database is no reason to have no backup of the gateway's own.
+    fn may_lack(&self) -> bool {
+        self.role == Role::Guarded
+    }
+}
+
+/// Why a database is not in the archive.
+enum Unpacked {
+    /// It is named with this.
+    Passed(String),
+    /// There is no backup.
+    Failed(BackupError),
+}
+
+impl<E: Into<BackupError>> From<E> for Unpacked {
+    fn from(e: E) -> Self {
+        Self::Failed(e.into())
+    }
+}
+
+/// Is the database to blame, and not the place of its copy?
+fn is_its_own(e: &BackupError) -> bool {
+    match e {
+        BackupError::Damaged { .. }
+        | BackupError::NoDatabase(_)
+        | BackupError::Busy(_)
+        | BackupError::Held(_)
+        | BackupError::Sqlite { .. } => !e.is_full(),
+        BackupError::Io { what, .. } => matches!(*what, "open" | "read" | "look at"),
+        BackupError::Durable(_)
+        | BackupError::Copy { .. }
+        | BackupError::Stopped
+        | BackupError::NoRoom { .. }
+        | BackupError::NoRecipient
+        | BackupError::SameMedium(_)
+        | BackupError::Stick { .. }
+        | BackupError::NotVerified { .. }
+        | BackupError::Archive(_)
+        | BackupError::Key(_)
+        | BackupError::Manifest { .. } => false,
+    }
+}
+
+/// What is to be made.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// The gateway's id.
+    pub gateway: &'a str,
+    /// What it is a backup of.
+    pub kind: Kind,
+    /// Why it is made: `schedule`, `operator`, `drill`, `reset`, `restore`.
+    pub reason: &'a str,
+    /// Who asks for it.
+    pub actor: &'a str,
+    /// In the order in which they are copied: a queue before the store that feeds it, so that it
+    /// names no reading that the store's copy lacks.
+    pub databases: Vec<Source<'a>>,
+    /// Files and directories, by their absolute paths; those that are missing are named.
+    pub include: Vec<PathBuf>,
+    /// What is left out wherever it is met, and why.
+    pub exclude: Vec<(PathBuf, &'static str)>,
+    /// To whom it is encrypted; one at least.
+    pub recipients: &'a [Recipient],
+    /// The audit log's head.
+    pub audit_head: Option<Head>,
+    /// The directory that it is written to.
+    pub to: &'a Path,
+}
+
+/// A backup that was made, and verified.
+#[derive(Debug, Clone)]
+pub struct Made {
+    /// Its name.
+    pub name: ArchiveName,
+    /// The archive.
+    pub archive: PathBuf,
+    /// The manifest beside it.
+    pub sidecar: PathBuf,
+    /// What that says.
+    pub manifest: Manifest,
+}
+
+/// Makes one.
+///
+/// # Errors
+/// Nothing is left under a final name then.
+pub fn create(request: &Request<'_>, site: &Site<'_>) -> Result<Made, BackupError> {
+    if request.recipients.is_empty() {
+        return Err(BackupError::NoRecipient);
+    }
+    site.medium.make_dir(site.work)?;
+    let own;
+    let medium = if request.to.starts_with(site.medium.dir()) {
+        site.medium.make_dir(request.to)?;
+        site.medium
+    } else {
+        own = Medium::open(request.to)?;
+        &own
+    };
+    let made = site.clock.wall();
+    let name = ArchiveName::new(request.gateway, made, salt()?);
+    tidy(request.to, name.gateway(), medium)?;
+    tidy_work(site)?;
+    let mut run = Run {
+        request,
+        site,
+        medium,
+        made,
+        part: request.to.join(format!("{}{PART}", name.archive())),
+        name,
+        manifest: blank(request, site, made),
+        most: 0,
+    };
+    let done = run.run();
+    if done.is_err() {
+        run.clean_up();
+    }
+    done
+}
+
+/// What a file is called until it is whole.
+pub(super) const PART: &str = ".part";
+
+struct Run<'a> {
+    request: &'a Request<'a>,
+    site: &'a Site<'a>,
+    /// Of the archive.
+    medium: &'a Medium,
+    made: Wall,
+    name: ArchiveName,
+    part: PathBuf,
+    manifest: Manifest,
+    /// Bytes that may come out of it again.
+    most: u64,
+}
+
+type Writer<'a> = ArchiveWriter<Bulk<'a>>;
+
+impl Run<'_> {
+    fn run(&mut self) -> Result<Made, BackupError> {
+        let avoid = self.avoid();
+        self.look_for_room(&avoid)?;
+        let (site, medium) = (self.site, self.medium);
+        let key = OneTime::new();
+        let mut recipients = self.request.recipients.to_vec();
+        recipients.push(key.recipient());
+        let write_failed = BackupError::io("write", &self.part);
+        let out = Bulk::create(&self.part, medium, site.gate, site.stop)?;
+        let mut archive = ArchiveWriter::new(out, &recipients).map_err(write_failed)?;
+        self.text(&mut archive, HOW_TO_OPEN, HOW_TO.as_bytes())?;
+        let mut names = HashSet::new();
+        for (number, source) in self.request.databases.iter().enumerate() {
+            site.go_on()?;
+            match self.database(&mut archive, source, number, &mut names) {
+                Ok(entry) => self.manifest.databases.push(entry),
+                Err(Unpacked::Passed(why)) => self.pass(&source.path, why),
+                Err(Unpacked::Failed(e)) => return Err(e),
+            }
+        }
+        self.trees(&mut archive, &avoid)?;
+        let manifest = self
+            .manifest
+            .to_bytes()
+            .map_err(|e| self.odd(e.to_string()))?;
+        self.text(&mut archive, MANIFEST, &manifest)?;
+        let (out, mut facts) = archive
+            .finish()
+            .map_err(BackupError::io("write", &self.part))?;
+        out.finish()?;
+        facts.manifest_sha256 = hex(&Sha256::digest(&manifest));
+        self.manifest.archive = Some(facts);
+        self.read_back(&key)?;
+        self.publish()
+    }
+
+    /// The written bytes are decrypted again; what comes out is what went in, or there is no
+    /// backup.
+    fn read_back(&mut self, key: &OneTime) -> Result<(), BackupError> {
+        (self.site.say)("reading it back");
+        let began = self.site.clock.mono();
+        let no = |why: &str| BackupError::NotVerified {
+            path: self.part.clone(),
+            why: why.to_owned(),
+        };
+        let identities = [key.identity().clone()];
+        let found = read_back(&self.part, &identities, self.most, self.site)?;
+        let Some(facts) = &self.manifest.archive else {
+            return Err(no("it was not written"));
+        };
+        if (found.bytes, &found.sha256) != (facts.bytes, &facts.sha256) {
+            return Err(no(
+                "its bytes on the medium are not those that were written",
+            ));
+        }
+        if found.manifest_sha256 != facts.manifest_sha256 {
+            return Err(no("its manifest is not the one that was written"));
+        }
+        let took = self.site.clock.mono().since(began);
+        self.manifest.verified = Some(Verified {
+            at: self.site.clock.wall().to_string(),
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        });
+        Ok(())
+    }
+
+    /// Gives archive and manifest their names. A cut between the two is finished by [`tidy`].
+    fn publish(&mut self) -> Result<Made, BackupError> {
+        let (to, site) = (self.request.to, self.site);
+        let sidecar = to.join(self.name.manifest());
+        let archive = to.join(self.name.archive());
+        let bytes = self
+            .manifest
+            .to_bytes()
+            .map_err(|e| self.odd(e.to_string()))?;
+        let _pass = crate::durable::enter(site.gate, site.stop)
+            .map_err(BackupError::io("write", &sidecar))?;
+        let fresh = with_part(&sidecar);
+        self.medium.replace(&fresh, &bytes)?;
+        own_alone(&fresh)?;
+        self.medium.rename(&self.part, &archive)?;
+        self.medium.rename(&fresh, &sidecar)?;
+        Ok(Made {
+            name: self.name.clone(),
+            archive,
+            sidecar,
+            manifest: self.manifest.clone(),
+        })
+    }
+
+    /// Copies a database, checks the copy on a thread of its own, and packs it meanwhile.
+    fn database(
+        &mut self,
+        archive: &mut Writer<'_>,
+        source: &Source<'_>,
+        number: usize,
+        names: &mut HashSet<Vec<u8>>,
+    ) -> Result<DatabaseEntry, Unpacked> {
+        let site = self.site;
+        let shown = source.path.display();
+        (site.say)(&format!("copying {shown}"));
+        let copy = copy::place(site.work, number);
+        let bytes = match copy::copy(&source.path, source.copier, &copy, site) {
+            Ok(bytes) => bytes,
+            Err(e) if source.may_lack() && is_its_own(&e) => {
+                copy::remove(&copy, site)?;
+                return Err(Unpacked::Passed(in_full(&e)));
+            }
+            Err(e) => return Err(e.into()),
+        };
+        (site.say)(&format!("packing {shown}"));
+        let name = entry_name(&source.path, names);
+        let meta = fs::metadata(&copy).map_err(BackupError::io("look at", &copy))?;
+        // The copy's owner is who makes the backup.
+        let mut whose = attributes(&meta);
+        if let Ok(original) = fs::metadata(&source.path) {
+            whose = attributes(&original);
+        }
+        let file = File::open(&copy).map_err(BackupError::io("open", &copy))?;
+        let quit = Arc::new(AtomicBool::new(false));
+        let (written, checked) = thread::scope(|scope| {
+            let (told, stop) = (Arc::clone(&quit), Arc::clone(site.stop));
+            let quit_check = move || told.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
+            let checking = scope.spawn(|| check(&copy, source.role, Box::new(quit_check)));
+            let mut from = Told { from: file, site };
+            let written = archive.file(&name, whose, bytes, &mut from);
+            quit.store(written.is_err(), Ordering::Relaxed);
+            let checked = checking
+                .join()
+                .unwrap_or_else(|_| Err(self.odd("the check of a copy panicked".to_owned())));
+            (written, checked)
+        });
+        let written = written.map_err(BackupError::io("write", &self.part))?;
+        let (checked, integrity) = match checked {
+            Ok(checked) => (checked, true),
+            // Another application's: kept as it is, and no reason to have no backup.
+            Err(BackupError::Damaged { why, .. }) if source.may_lack() => {
+                self.pass(
+                    &source.path,
+                    format!("it is backed up as it is, damaged: {why}"),
+                );
+                (Checked::default(), false)
+            }
+            // Of the database, not of its copy: that is what there is something to do about.
+            Err(BackupError::Damaged { why, .. }) => {
+                let database = source.path.clone();
+                return Err(BackupError::Damaged { database, why }.into());
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let Checked {
+            rows,
+            schema_sha256,
+            epoch,
+            highest,
+        } = checked;
+        if written.ended_early {
+            return Err(self
+                .odd(format!("the copy of {shown} became shorter"))
+                .into());
+        }
+        site.medium.remove(&copy)?;
+        Ok(DatabaseEntry {
+            name: escape(&name),
+            source: source.path.clone(),
+            role: source.role,
+            bytes: written.bytes,
+            sha256: written.sha256,
+            integrity,
+            rows,
+            schema_sha256,
+            epoch,
+            highest,
+        })
+    }
+
+    fn trees(&mut self, archive: &mut Writer<'_>, avoid: &Avoid) -> Result<(), BackupError> {
+        let mut walked = Walked::default();
+        let request = self.request;
+        for root in &request.include {
+            (self.site.say)(&format!("packing {}", root.display()));
+            walked.walk(root, avoid, &mut |met| {
+                self.site.go_on()?;
+                match met {
+                    Met::Found(found) => self.found(archive, found),
+                    Met::Passed(path, why) => {
+                        self.pass(&path, why);
+                        Ok(())
+                    }
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn pass(&mut self, path: &Path, why: String) {
+        self.manifest.passed.push(Passed {
+            path: escape(path.as_os_str().as_bytes()),
+            why,
+        });
+    }
+
+    fn found(&mut self, archive: &mut Writer<'_>, found: Found) -> Result<(), BackupError> {
+        let Found {
+            path,
+            kind,
+            attributes,
+        } = found;
+        let mut name = FILES.as_bytes().to_vec();
+        name.extend(path.as_os_str().as_bytes());
+        let part = self.part.clone();
+        let failed = BackupError::io("write", &part);
+        let kind = match kind {
+            FoundKind::Directory => {
+                archive.directory(&name, attributes).map_err(failed)?;
+                FileKind::Directory
+            }
+            FoundKind::Link(to) => {
+                archive.link(&name, &to, attributes).map_err(failed)?;
+                FileKind::Link { to: escape(&to) }
+            }
+            FoundKind::File(file, bytes) => {
+                self.file(archive, &name, &path, file, bytes, attributes)?
+            }
+            FoundKind::Database => {
+                let copy = copy::place(self.site.work, usize::MAX);
+                let copied = copy::copy(&path, Copier::Files, &copy, self.site)
+                    .and_then(|bytes| Ok((bytes, self.sound(&copy)?)));
+                let bytes = match copied {
+                    Ok((bytes, ())) => bytes,
+                    Err(BackupError::Stopped) => return Err(BackupError::Stopped),
+                    Err(e) => {
+                        self.pass(&path, in_full(&e));
+                        return Ok(self.site.medium.remove(&copy)?);
+                    }
+                };
+                let file = File::open(&copy).map_err(BackupError::io("open", &copy))?;
+                let kind = self.file(archive, &name, &path, file, bytes, attributes)?;
+                self.site.medium.remove(&copy)?;
+                kind
+            }
+        };
+        self.manifest.files.push(FileEntry {
+            name: escape(&name),
+            kind,
+            mode: attributes.mode,
+            uid: attributes.uid,
+            gid: attributes.gid,
+        });
+        Ok(())
+    }
+
+    fn sound(&self, copy: &Path) -> Result<(), BackupError> {
+        let stop = Arc::clone(self.site.stop);
+        let quit = move || stop.load(Ordering::Relaxed);
+        check(copy, Role::Guarded, Box::new(quit)).map(|_| ())
+    }
+
+    fn file(
+        &mut self,
+        archive: &mut Writer<'_>,
+        name: &[u8],
+        path: &Path,
+        file: File,
+        bytes: u64,
+        attributes: Attributes,
+    ) -> Result<FileKind, BackupError> {
+        let again = file.try_clone().map_err(BackupError::io("open", path))?;
+        let mut from = Told {
+            from: file,
+            site: self.site,
+        };
+        let written = archive
+            .file(name, attributes, bytes, &mut from)
+            .map_err(BackupError::io("pack", path))?;
+        let after = again.metadata().map_err(BackupError::io("look at", path))?;
+        if written.ended_early || after.len() != bytes || mtime(&after) != attributes.modified_s {
+            self.pass(path, "it changed while it was read".to_owned());
+        }
+        Ok(FileKind::File {
+            bytes: written.bytes,
+            sha256: written.sha256,
+        })
+    }
+
+    fn text(&self, archive: &mut Writer<'_>, name: &str, text: &[u8]) -> Result<(), BackupError> {
+        let attributes = Attributes {
+            mode: 0o600,
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            modified_s: self.made.as_millis() / 1000,
+        };
+        archive
+            .file(name.as_bytes(), attributes, text.len() as u64, &mut &*text)
+            .map_err(BackupError::io("write", &self.part))?;
+        Ok(())
+    }
+
+    fn avoid(&self) -> Avoid {
+        let mut avoid = Avoid::default();
+        for source in &self.request.databases {
+            avoid.database(&source.path);
+        }
+        for (path, why) in &self.request.exclude {
+            avoid.path(path, why);
+        }
+        avoid.path(self.request.to, "backups are not backed up");
+        avoid.path(self.site.work, "copies for this backup");
+        avoid
+    }
+
+    /// Looks whether copies and archive fit, before anything is written.
+    fn look_for_room(&mut self, avoid: &Avoid) -> Result<(), BackupError> {
+        let (mut all, mut largest, mut entries) = (0u64, 0u64, 2u64);
+        for source in &self.request.databases {
+            let bytes: u64 = ["", "-wal", "-journal"]
+                .iter()
+                .filter_map(|s| fs::metadata(store::companion(&source.path, s)).ok())
+                .map(|m| m.len())
+                .sum();
+            all = all.saturating_add(bytes);
+            largest = largest.max(bytes);
+            entries += 1;
+        }
+        let mut walked = Walked::default();
+        for root in &self.request.include {
+            walked.walk(root, avoid, &mut |met| {
+                entries += 1;
+                if let Met::Found(found) = met {
+                    let bytes = match &found.kind {
+                        FoundKind::File(_, bytes) => *bytes,
+                        FoundKind::Database => {
+                            let bytes = fs::metadata(&found.path).map_or(0, |m| m.len());
+                            largest = largest.max(bytes);
+                            bytes
+                        }
+                        FoundKind::Directory | FoundKind::Link(_) => 0,
+                    };
+                    all = all.saturating_add(bytes);
+                }
+                self.site.go_on()
+            })?;
+        }
+        let overhead = OVERHEAD.saturating_mul(entries).saturating_add(SPARE);
+        // Databases grow while they are copied; nothing else that comes out is larger.
+        self.most = all
+            .saturating_mul(2)
+            .saturating_add(overhead.saturating_mul(2))
+            .saturating_add(64 << 20);
+        let archive = expected(all, self.request.to, self.name.gateway()).saturating_add(overhead);
+        let copies = largest.saturating_add(SPARE);
+        let (work, to) = (self.site.work, self.request.to);
+        if device(work)? == device(to)? {
+            return enough(to, copies.saturating_add(archive));
+        }
+        enough(work, copies)?;
+        enough(to, archive)
+    }
+
+    /// After an error: nothing is left. While power is away nothing is touched; the next run does
+    /// it then.
+    fn clean_up(&self) {
+        let Some(_pass) = self.site.gate.try_enter() else {
+            return;
+        };
+        let gateway = self.name.gateway();
+        let done = tidy(self.request.to, gateway, self.medium).and_then(|()| tidy_work(self.site));
+        if let Err(e) = done {
+            log::warn!(
+                "what was begun of a backup is left for the next run: {}",
+                in_full(&e)
+            );
+        }
+    }
+
+    fn odd(&self, why: String) -> BackupError {
+        BackupError::NotVerified {
+            path: self.part.clone(),
+            why,
+        }
+    }
+}
+
+/// Writes `manifest` in place of the one at `sidecar`.
+pub(super) fn rewrite(
+    sidecar: &Path,
+    manifest: &Manifest,
+    medium: &Medium,
+    site: &Site<'_>,
+) -> Result<(), BackupError> {
+    let odd = |e: serde_json::Error| BackupError::io("write", sidecar)(io::Error::other(e));
+    let bytes = manifest.to_bytes().map_err(odd)?;
+    let fresh = with_part(sidecar);
+    let _pass =
+        crate::durable::enter(site.gate, site.stop).map_err(BackupError::io("write", sidecar))?;
+    medium.replace(&fresh, &bytes)?;
+    own_alone(&fresh)?;
+    Ok(medium.rename(&fresh, sidecar)?)
+}
+
+/// Finishes or removes what a cut left in `dir` of backups of `gateway`.
+///
+/// # Errors
+/// The directory cannot be listed or changed.
+pub(super) fn tidy(dir: &Path, gateway: &str, medium: &Medium) -> Result<(), BackupError> {
+    for entry in fs::read_dir(dir).map_err(BackupError::io("list", dir))? {
+        let path = entry.map_err(BackupError::io("list", dir))?.path();
+        let Some(file) = path.file_name().and_then(|n| n.to_str()) else {
+            continue;
+        };
+        let stem = file.strip_suffix(".new").unwrap_or(file);
+        let Some(stem) = stem.strip_suffix(PART) else {
+            continue;
+        };
+        // Another gateway may be writing here at this moment.
+        let Ok(name) = stem.parse::<ArchiveName>() else {
+            continue;
+        };
+        if name.gateway() != gateway {
+            continue;
+        }
+        let published = dir.join(name.archive()).exists();
+        if published && file == format!("{}{PART}", name.manifest()) {
+            medium.rename(&path, &dir.join(name.manifest()))?;
+        } else {
+            medium.remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the copies that a cut left.
+fn tidy_work(site: &Site<'_>) -> Result<(), BackupError> {
+    let list = fs::read_dir(site.work).map_err(BackupError::io("list", site.work))?;
+    for entry in list {
+        let path = entry.map_err(BackupError::io("list", site.work))?.path();
+        site.medium.remove(&path)?;
+    }
+    Ok(())
+}
+
+fn blank(request: &Request<'_>, site: &Site<'_>, made: Wall) -> Manifest {
+    Manifest {
+        format: MANIFEST_FORMAT,
+        kind: request.kind,
+        holdup: env!("CARGO_PKG_VERSION").to_owned(),
+        sqlite: rusqlite::version().to_owned(),
+        gateway: request.gateway.to_owned(),
+        made_ms: made.as_millis(),
+        made: made.to_string(),
+        synchronised: site.clock.is_synchronised(),
+        reason: request.reason.to_owned(),
+        actor: request.actor.to_owned(),
+        databases: Vec::new(),
+        files: Vec::new(),
+        passed: Vec::new(),
+        audit_head: request.audit_head.clone(),
+        recipients: request.recipients.iter().map(Recipient::entry).collect(),
+        archive: None,
+        verified: None,
+        after: None,
+    }
+}
+
+/// `databases/NAME`, which no other has.
+fn entry_name(path: &Path, taken: &mut HashSet<Vec<u8>>) -> Vec<u8> {
+    let file = path.file_name().unwrap_or_default().as_bytes();
+    let mut name = [b"databases/", file].concat();
+    let mut number = 2;
+    while !taken.insert(name.clone()) {
+        name = [b"databases/", format!("{number}-").as_bytes(), file].concat();
+        number += 1;
+    }
+    name
+}
+
+fn salt() -> Result<u16, BackupError> {
+    let mut bytes = [0u8; 2];
+    getrandom(&mut bytes, GetRandomFlags::empty())
+        .map_err(|e| BackupError::io("read", Path::new("/dev/urandom"))(e.into()))?;
+    Ok(u16::from_le_bytes(bytes))
+}
+
+/// What an archive of `all` bytes may come to, by what the last one came to.
+fn expected(all: u64, to: &Path, gateway: &str) -> u64 {
+    let last = catalogue::list(to).ok().and_then(|found| {
+        let own = found
+            .into_iter()
+            .rev()
+            .filter(|l| l.name.gateway() == gateway);
+        own.filter_map(|l| l.manifest).find(Manifest::is_verified)
+    });
+    let Some(last) = last else { return all };
+    let plain: u64 = last.plain_bytes();
+    let Some(facts) = last.archive.filter(|_| plain > 0) else {
+        return all;
+    };
+    let packed = u128::from(facts.bytes) * u128::from(all) * u128::from(GROWTH);
+    let packed = u64::try_from(packed / u128::from(plain) / 100);
+    packed.unwrap_or(all).min(all)
+}
+
+fn enough(dir: &Path, needed: u64) -> Result<(), BackupError> {
+    let free = catalogue::room(dir)?.free;
+    if free < needed {
+        return Err(BackupError::NoRoom {
+            path: dir.to_owned(),
+            free,
+            needed,
+        });
+    }
+    Ok(())
+}
+
+fn device(path: &Path) -> Result<u64, BackupError> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = fs::metadata(path).map_err(BackupError::io("look at", path))?;
+    Ok(meta.dev())
+}
+
+fn mtime(meta: &fs::Metadata) -> i64 {
+    use std::os::unix::fs::MetadataExt;
+    meta.mtime()
+}
+
+pub(super) fn with_part(path: &Path) -> PathBuf {
+    let mut name: Vec<u8> = path.as_os_str().as_bytes().to_vec();
+    name.extend(PART.as_bytes());
+    OsString::from_vec(name).into()
+}
+
+/// Readable for its owner alone: a manifest names what a gateway holds.
+fn own_alone(path: &Path) -> Result<(), BackupError> {
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::chmod(path, mode).map_err(|e| BackupError::io("change mode of", path)(e.into()))
+}
+
+pub(super) fn in_full(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// A file that is read for the archive; says how far it is.
+struct Told<'a> {
+    from: File,
+    site: &'a Site<'a>,
+}
+
+impl Read for Told<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.from.read(buf)?;
+        (self.site.progress)(n as u64);
+        Ok(n)
+    }
+}
