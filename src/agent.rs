@@ -4,6 +4,7 @@
 //! the supply decides, the plan acts, the store acknowledges.
 
 mod audit;
+mod backup;
 mod by_hand;
 mod control;
 mod costs;
@@ -49,6 +50,7 @@ use crate::recovery::RecoveryError;
 use crate::store::{Desk, Intake, StoreError};
 
 use audit::Diary;
+use backup::{BackupDesk, BackupMeans, Backups};
 use costs::{CostsKeeper, Governor, guarded, lock};
 use holdup_history::HoldupHistory;
 use lines::{BoardLamps, BoardLines, LinesSeen};
@@ -60,6 +62,7 @@ use snapshot::{Means, SnapshotsSeen, Snapshotter};
 use status::StatusSource;
 use tell::Teller;
 
+pub use backup::{BackupReport, BackupStatus};
 pub use by_hand::{ByHand, actor};
 pub use control::{ControlAnswer, ControlRequest, RehearsalReport};
 pub use gauge::GaugeStatus;
@@ -224,6 +227,7 @@ struct Agent {
     stop_recovery: Arc<AtomicBool>,
     reporter: Reporter,
     snapshotter: Snapshotter,
+    backups: Backups,
     gauge: Option<Gauge>,
     hooks: Arc<Hooks>,
     runtime: tokio::runtime::Runtime,
@@ -303,6 +307,7 @@ impl Agent {
         let seen = Arc::new(Mutex::new(LinesSeen::default()));
         let gauge = gauge::start(&settings, &clock)?;
         let desk = Desk::new();
+        let backups = BackupDesk::default();
         let queue_desk = QueueDesk::new(settings.queue.enabled);
         let source = Arc::new(StatusSource {
             settings: Arc::new(Mutex::new(settings.clone())),
@@ -323,6 +328,7 @@ impl Agent {
             recovered: Arc::clone(&recovered),
             snapshots: Arc::clone(&snapshots),
             diary,
+            backups: backups.clone(),
         });
         let (news, told) = watch::channel(PowerNews::default());
         let (pauses, pause) = Pauses::new(Arc::clone(&shared), desk.orders(), news.clone());
@@ -400,6 +406,18 @@ impl Agent {
             Arc::clone(&medium),
         )
         .map_err(AgentError::Guard)?;
+        let backups = Backups::start(BackupMeans {
+            settings: settings.clone(),
+            config: loaded.files.clone(),
+            orders: desk.orders(),
+            queue: queue_desk.clone(),
+            shared: Arc::clone(&shared),
+            medium: Arc::clone(&medium),
+            gate: Arc::clone(&gate),
+            clock: Arc::clone(&clock),
+            audit: source.diary.audit(),
+            desk: backups,
+        })?;
         let stop_recovery = Arc::new(AtomicBool::new(false));
         let recoverer = Recoverer::new(
             Arc::clone(&medium),
@@ -452,6 +470,7 @@ impl Agent {
             stop_recovery,
             snapshotter,
             reporter,
+            backups,
             gauge,
             hooks,
             runtime,
@@ -466,6 +485,7 @@ impl Agent {
     fn stop(&mut self) {
         self.stop_recovery.store(true, Ordering::Relaxed);
         self.snapshotter.stop();
+        self.backups.stop();
         self.source.diary.stopping(&self.gate);
         self.reporter.stopping(&self.gate, &self.medium);
         self.hooks.stop();
@@ -491,6 +511,7 @@ impl Agent {
         self.runtime.shutdown_background();
         let opened = self.opened.recv_timeout(OPENER);
         self.reporter.end();
+        self.backups.end();
         self.hooks.end();
         self.source.diary.end();
         let settings = lock(&self.source.settings).gateway.clone();
@@ -558,6 +579,7 @@ impl Agent {
             ("[ingest]", held.ingest != new.ingest),
             ("[snapshot]", held.snapshot != new.snapshot),
             ("[queue]", held.queue != new.queue),
+            ("[backup]", held.backup != new.backup),
             ("[[database]]", held.databases != new.databases),
             ("store.index", held.store.index != new.store.index),
             ("store.reserve_mb", held.store.reserve != new.store.reserve),

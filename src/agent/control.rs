@@ -23,6 +23,7 @@ use crate::power::{LineHealth, Measuring, State};
 use crate::store::StoreState;
 
 use super::AgentError;
+use super::backup::BackupReport;
 use super::status::StatusSource;
 
 /// A request is one line and not longer than this.
@@ -42,6 +43,8 @@ pub enum ControlRequest {
     Measure,
     /// Do not.
     Disarm,
+    /// A backup, now.
+    Backup,
 }
 
 /// What is answered, one JSON line each; the last one ends the connection.
@@ -56,6 +59,12 @@ pub enum ControlAnswer {
     Rehearsed(Box<RehearsalReport>),
     /// The next loss will be measured (`true`) or not.
     Armed(bool),
+    /// What a backup does next.
+    Step(String),
+    /// The backup was made.
+    BackedUp(Box<BackupReport>),
+    /// It was begun, and was not made.
+    Failed(String),
 }
 
 /// How a rehearsal went.
@@ -180,6 +189,8 @@ async fn talk(stream: UnixStream, source: &StatusSource, turn: &Mutex<()>) -> io
             let why = format!("not understood: {e}");
             say(&mut write, &ControlAnswer::Refused(why)).await
         }
+        // It takes long, and keeps nothing else from being asked for.
+        Ok(ControlRequest::Backup) => back_up(&mut write, source, actor).await,
         Ok(request) => match turn.try_lock() {
             Err(_) => {
                 let why = "another request is being carried out".to_owned();
@@ -195,9 +206,19 @@ async fn talk(stream: UnixStream, source: &StatusSource, turn: &Mutex<()>) -> io
                     }
                 },
                 ControlRequest::Disarm => ask(&mut write, source, Request::Disarm, actor).await,
+                ControlRequest::Backup => back_up(&mut write, source, actor).await,
             },
         },
     }
+}
+
+async fn back_up(write: &mut Writer, source: &StatusSource, actor: String) -> io::Result<()> {
+    let mut answers = source.backups.ask(actor);
+    // A client that went away leaves the backup to its end.
+    while let Some(answer) = answers.recv().await {
+        say(write, &answer).await?;
+    }
+    Ok(())
 }
 
 type Writer = tokio::net::unix::OwnedWriteHalf;

@@ -20,6 +20,7 @@ use crate::recovery::Report;
 use crate::store::{LedgerView, Orders, StoreState};
 
 use super::audit::Diary;
+use super::backup::{BackupDesk, BackupStatus};
 use super::control;
 use super::costs::{guarded, lock};
 use super::gauge::GaugeStatus;
@@ -122,6 +123,9 @@ pub struct Status {
     /// The last recovery of each database, whenever it was.
     #[serde(default)]
     pub last_recovered: Vec<Report>,
+    /// Backups.
+    #[serde(default)]
+    pub backup: BackupStatus,
     /// The card under the data directory (its CID, or a device number).
     pub card: String,
 }
@@ -239,6 +243,7 @@ pub(super) struct StatusSource {
     pub(super) recovered: Recovered,
     pub(super) snapshots: SnapshotsSeen,
     pub(super) diary: Diary,
+    pub(super) backups: BackupDesk,
 }
 
 impl StatusSource {
@@ -391,6 +396,7 @@ impl StatusSource {
             recovered,
             last_recovered,
             snapshots: lock(&self.snapshots).clone(),
+            backup: self.backups.status(),
             card: self.card.clone(),
         }
     }
@@ -504,6 +510,7 @@ mod tests {
             read_only: AtomicBool::new(false),
             recovered: Recovered::default(),
             snapshots: Arc::default(),
+            backups: BackupDesk::default(),
         };
         World {
             _home: home,

@@ -5,6 +5,7 @@
 
 mod alone;
 mod audit;
+mod backup;
 pub mod config;
 mod demo;
 mod doctor;
@@ -84,6 +85,11 @@ enum Verb {
         #[command(subcommand)]
         what: queue::QueueVerb,
     },
+    /// What leaves the gateway, encrypted: make it, look at it, try it, keep it.
+    Backup {
+        #[command(subcommand)]
+        what: backup::BackupVerb,
+    },
     /// Check or show the configuration.
     Config {
         #[command(subcommand)]
@@ -122,6 +128,7 @@ impl Verb {
             Self::Recover(what) => what.wants_json(),
             Self::Audit { what } => what.wants_json(),
             Self::Queue { what } => what.wants_json(),
+            Self::Backup { what } => what.wants_json(),
         }
     }
 }
@@ -157,6 +164,7 @@ fn dispatch(args: &Args) -> anyhow::Result<u8> {
         Verb::Recover(what) => recover::run(&args.config, what, out),
         Verb::Audit { what } => audit::run(&args.config, what, out),
         Verb::Queue { what } => queue::run(&args.config, what, out),
+        Verb::Backup { what } => backup::run(&args.config, what, out),
         Verb::Ingest { json } => {
             let settings = crate::config::load(&args.config)?.settings;
             let progress = !json && io::stderr().is_terminal();

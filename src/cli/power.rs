@@ -371,7 +371,12 @@ fn talk(
             }
             // What has begun can no longer be refused.
             ControlAnswer::Refused(why) if begun => anyhow::bail!("{why}"),
-            ControlAnswer::Refused(_) | ControlAnswer::Rehearsed(_) | ControlAnswer::Armed(_) => {}
+            ControlAnswer::Refused(_)
+            | ControlAnswer::Rehearsed(_)
+            | ControlAnswer::Armed(_)
+            | ControlAnswer::Step(_)
+            | ControlAnswer::BackedUp(_)
+            | ControlAnswer::Failed(_) => {}
         }
         last = Some(answer);
     }

@@ -170,6 +170,10 @@ fn print(s: &Status, out: &mut dyn Write) -> anyhow::Result<()> {
     }
     row(out, "queue", queue(s))?;
     row(out, "snapshots", s.snapshots.in_words())?;
+    row(out, "backup", s.backup.in_words())?;
+    for warning in &s.backup.health.warnings {
+        row(out, "", format!("- {warning}"))?;
+    }
     for d in s.databases.iter().filter(|d| d.role != "own") {
         row(
             out,

@@ -7,6 +7,7 @@ mod allocations;
 #[expect(dead_code, reason = "tests/kernel has it write without end")]
 mod application;
 mod audit;
+mod backup;
 mod board;
 mod config;
 mod cross;
