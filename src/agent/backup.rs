@@ -454,6 +454,8 @@ impl Worker {
             log::warn!("the backup is not in the audit log yet: {}", late.why);
             late.entry
         });
+        // So that the head that goes along is the newest; one that is behind is still a head.
+        self.means.audit.flush(BEFORE);
         let done = self.job(reason, actor, answers);
         let (result, details, answer) = match &done {
             Ok(outcome) => {

@@ -6,11 +6,13 @@
 //! and then only within the rule.
 
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::audit::Head;
 use crate::config::Settings;
 use crate::durable::Medium;
+use crate::store;
 
 use super::create::{in_full, rewrite};
 use super::prune::{self, Cause};
@@ -149,10 +151,14 @@ impl Job<'_> {
             (gateway.store_path(), Role::Store, self.hands.store),
             (gateway.audit_path(), Role::Audit, self.hands.audit),
         ];
-        // A gateway that never queued has no queue.
+        // A gateway that never queued has no queue, or an empty file.
+        let held = |path: &Path| {
+            let of = |suffix| fs::metadata(store::companion(path, suffix)).map_or(0, |m| m.len());
+            of("") > 0 || of("-wal") > 0
+        };
         let mut databases: Vec<_> = own
             .into_iter()
-            .filter(|(path, _, _)| path.exists())
+            .filter(|(path, _, _)| held(path))
             .map(|(path, role, copier)| Source { path, role, copier })
             .collect();
         databases.extend(self.settings.databases.iter().map(|d| Source {

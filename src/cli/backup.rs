@@ -162,6 +162,8 @@ fn create(
     };
     let who = actor(technician);
     let entry = by_hand.begin("backup", &who, json!({ "reason": "operator" }));
+    // So that the head that goes along is the newest; one that is behind is still a head.
+    by_hand.audit().flush(PATIENCE);
     let site = Site {
         medium: &by_hand.medium,
         gate: &by_hand.gate,

@@ -26,6 +26,7 @@ mod home;
 mod logged_disk;
 mod readonly;
 mod syncs;
+mod usb;
 
 #[global_allocator]
 static COUNTED: allocations::Counted = allocations::Counted;
