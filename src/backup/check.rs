@@ -87,7 +87,7 @@ pub fn check(copy: &Path, role: Role, quit: Quit) -> Result<Checked, BackupError
 }
 
 /// A connection that takes no lock and makes no file.
-fn open_still(copy: &Path) -> Result<Connection, BackupError> {
+pub(super) fn open_still(copy: &Path) -> Result<Connection, BackupError> {
     let mut uri = "file:".to_owned();
     for byte in copy.as_os_str().as_bytes() {
         match byte {

@@ -27,6 +27,7 @@ mod manifest;
 mod name;
 pub mod prune;
 mod rehearse;
+pub mod restore;
 pub mod retention;
 mod site;
 pub mod snapshot;

@@ -233,7 +233,8 @@ fn read(
         next_id,
         lowest_id,
         holes,
-        floor: 0,
+        // A restore knows of ids that were given out after the backup.
+        floor: meta(tx, "floor").map_err(failed)?.unwrap_or(0),
         newest_day: tx
             .query_row("SELECT max(day) FROM holdup_arrival", [], |r| r.get(0))
             .map_err(failed)?,
