@@ -34,6 +34,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 
 use crate::audit::AuditError;
+use crate::backup::restore::RestoreError;
 use crate::board::gauge::Gauge;
 use crate::clock::{Clock, SystemClock, boot_id};
 use crate::config::{self, Loaded, Settings};
@@ -129,6 +130,12 @@ pub enum AgentError {
     /// A damaged database.
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
+    /// A restore that was interrupted.
+    #[error(
+        "a restore that was interrupted can neither be finished nor undone: run `holdup backup \
+         restore --resume` as root"
+    )]
+    Restore(#[from] RestoreError),
     /// A database turned out to be damaged while it served.
     #[error("{} is damaged: the next start recovers it before it serves again", .0.display())]
     Suspect(PathBuf),
@@ -170,6 +177,7 @@ impl AgentError {
             | Self::Record(_)
             | Self::Store(_)
             | Self::Recovery(_)
+            | Self::Restore(_)
             | Self::Suspect(_)
             | Self::Ingest(_)
             | Self::Audit(_)

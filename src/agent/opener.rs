@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::backup::restore::RestoreError;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::durable::{Gate, Medium, Reserve, read_own_if_there};
@@ -91,8 +92,10 @@ impl Opener {
         let closed = matches!(e, AgentError::Store(StoreError::GateClosed { .. }));
         let stopped = matches!(e, AgentError::Recovery(RecoveryError::Stopped { .. }));
         let full = matches!(e, AgentError::Store(StoreError::Full { .. }))
-            || matches!(&e, AgentError::Recovery(e) if e.is_full());
-        let held_up = matches!(&e, AgentError::Recovery(e) if e.is_held_up());
+            || matches!(&e, AgentError::Recovery(e) if e.is_full())
+            || matches!(&e, AgentError::Restore(e) if e.is_full());
+        let held_up = matches!(&e, AgentError::Recovery(e) if e.is_held_up())
+            || matches!(&e, AgentError::Restore(RestoreError::Held(_)));
         if ended && (closed || stopped) {
             Next::End(AgentError::StoppedEarly)
         } else if ended && held_up {
@@ -145,6 +148,8 @@ impl Opener {
     }
 
     fn try_open(&self) -> Result<Store, AgentError> {
+        // Before anything is looked at: half of a restore is no damage.
+        self.recoverer.finish_restore(&self.settings)?;
         let (queue, store) = (
             self.settings.gateway.queue_path(),
             self.settings.gateway.store_path(),

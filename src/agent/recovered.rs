@@ -13,6 +13,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::audit::{AGENT, Audit};
+use crate::backup;
+use crate::backup::restore::{self, RestoreError, Resumed};
 use crate::backup::snapshot::Recall;
 use crate::clock::Clock;
 use crate::config::Settings;
@@ -134,6 +136,37 @@ impl Recoverer {
             audit,
             recovered,
         }
+    }
+
+    /// Ends a restore that a cut interrupted: with the new files, or the old ones.
+    pub(super) fn finish_restore(&self, settings: &Settings) -> Result<(), RestoreError> {
+        let gateway = &settings.gateway;
+        if !restore::is_unfinished(&gateway.data_dir) {
+            return Ok(());
+        }
+        let site = backup::Site {
+            medium: &self.medium,
+            gate: &self.gate,
+            stop: &self.stop,
+            clock: &*self.clock,
+            work: &gateway.backup_work(),
+            progress: &|_| {},
+            say: &|step| log::info!("a restore that was interrupted: {step}"),
+        };
+        match restore::resume(&gateway.data_dir, &site)? {
+            Resumed::Nothing => {}
+            Resumed::Finished { archive, done } => {
+                log::warn!("finished the restore of {archive} that was interrupted");
+                let details = json!({ "archive": archive, "result": "finished", "done": done });
+                self.audit.note("restore.resumed", AGENT, details);
+            }
+            Resumed::Undone { archive, why } => {
+                log::warn!("undid the restore of {archive} that was interrupted: {why}");
+                let details = json!({ "archive": archive, "result": "undone", "why": why });
+                self.audit.note("restore.resumed", AGENT, details);
+            }
+        }
+        Ok(())
     }
 
     /// Looks at `database` as bytes and recovers it where anything is off. `suspicion`: what

@@ -26,7 +26,7 @@ use crate::config::{self, Loaded, Settings};
 use crate::durable::{Gate, Medium};
 
 use super::alone::{By, alone};
-use super::{connect, status};
+use super::{backup_keygen, backup_keys, backup_restore, connect, secret, status};
 
 /// Refused: exit code 3.
 const REFUSED: u8 = 3;
@@ -86,6 +86,12 @@ pub(super) enum BackupVerb {
         #[command(flatten)]
         by: By,
     },
+    /// Put back what a backup holds; what it replaces is kept.
+    Restore(backup_restore::RestoreArgs),
+    /// Back up keys and certificates (backup.keys), for a recipient of their own.
+    Keys(backup_keys::KeysArgs),
+    /// Make a key for backups; the gateway keeps its public half alone.
+    Keygen(backup_keygen::KeygenArgs),
     /// Where backups go, and whether it works.
     Targets {
         /// As one JSON object.
@@ -103,6 +109,9 @@ impl BackupVerb {
             | Self::Verify { json, .. }
             | Self::Prune { json, .. }
             | Self::Targets { json } => *json,
+            Self::Restore(args) => args.wants_json(),
+            Self::Keygen(args) => args.wants_json(),
+            Self::Keys(args) => args.wants_json(),
         }
     }
 }
@@ -120,6 +129,9 @@ pub(super) fn run(config: &Path, verb: &BackupVerb, out: &mut dyn Write) -> anyh
         } => verify_all(&loaded.settings, name, identity.as_deref(), *json, out),
         BackupVerb::Prune { dry_run, json, by } => prune(&loaded, *dry_run, by.name(), *json, out),
         BackupVerb::Targets { json } => targets(&loaded.settings, *json, out),
+        BackupVerb::Restore(args) => backup_restore::run(config, args, out),
+        BackupVerb::Keygen(args) => backup_keygen::run(config, args, out),
+        BackupVerb::Keys(args) => backup_keys::run(config, args, out),
     }
 }
 
@@ -495,7 +507,7 @@ fn verify_all(
 
 fn read_identity(path: &Path) -> anyhow::Result<Vec<Identity>> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    Ok(Identity::read_all(file, path, &mut |_| Ok(None))?)
+    Ok(Identity::read_all(file, path, &mut secret::passphrase)?)
 }
 
 fn prune(

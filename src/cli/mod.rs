@@ -6,6 +6,9 @@
 mod alone;
 mod audit;
 mod backup;
+mod backup_keygen;
+mod backup_keys;
+mod backup_restore;
 pub mod config;
 mod demo;
 mod doctor;
@@ -15,6 +18,7 @@ mod power;
 mod queue;
 mod recover;
 mod run;
+mod secret;
 mod status;
 
 use std::io::{self, IsTerminal, Write};

@@ -30,6 +30,7 @@ mod queue;
 mod recover;
 mod recover_memory;
 mod recover_power;
+mod restore;
 mod rooms;
 mod snapshot;
 mod store;
