@@ -14,6 +14,9 @@
 //! Where its whole header is lost, page number and size after commit follow from the checksums
 //! before and behind it; that is no proof, but it is a place for the page.
 //!
+//! Several frames of the log that a card wrote to another place of it, one behind the other, link
+//! among themselves: the first is found damaged, those behind it are taken for what they say.
+//!
 //! It must never call a frame proven on less than 40 bits of evidence.
 
 use std::collections::BTreeMap;

@@ -370,7 +370,9 @@ proptest! {
             strike(&mut now, f);
         }
         let wal = read(&now);
-        if wal.salts() == generation.salts() {
+        // Two copies may bring a run of frames that links in itself to another place.
+        let copies = faults.iter().filter(|f| matches!(f, Fault::Copied { .. }));
+        if wal.salts() == generation.salts() && copies.count() < 2 {
             assert_truthful(&was, &now, &wal);
             // A current frame written into an old one's place is taken for what it says it is.
             if !faults.iter().any(|f| matches!(f, Fault::Copied { .. })) {
