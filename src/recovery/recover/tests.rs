@@ -137,6 +137,19 @@ fn ids(database: &Path) -> BTreeSet<i64> {
     ids.collect::<Result<_, _>>().expect("rows")
 }
 
+/// The pages are of 1 KiB, which is not what SQLite chooses itself.
+#[test]
+fn a_zeroed_header_without_a_log_costs_no_row() {
+    let world = World::with_rows(3000, 0);
+    for suffix in ["-wal", "-shm"] {
+        fs::remove_file(companion(&world.db(), suffix)).ok();
+    }
+    world.strike("", |bytes| bytes[..100].fill(0));
+    let report = world.recover(Way::InPlace);
+    assert_eq!(report.verdict, Verdict::Salvaged, "{report:#?}");
+    assert_eq!(ids(&world.db()), (1..=3000).collect());
+}
+
 #[test]
 fn the_start_of_the_log_is_random_and_nearly_all_rows_come_back() {
     let world = World::with_rows(0, 1000);
