@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod doctor;
+pub mod drill;
 pub mod durable;
 pub mod guard;
 pub mod hooks;

@@ -90,6 +90,15 @@ pub fn load_on(path: &Path, identify: &dyn Fn() -> Identity) -> Result<Loaded, C
     finish(path, site, files, identify)
 }
 
+/// What holds on a machine where nothing is configured.
+///
+/// # Errors
+/// See [`load`].
+pub fn defaults() -> Result<Loaded, ConfigError> {
+    let nothing = Merged::default();
+    finish(Path::new(DEFAULT_PATH), nothing, Vec::new(), &identify)
+}
+
 fn finish(
     path: &Path,
     site: Merged,

@@ -202,6 +202,10 @@ pub const KEYS: &[Key] = &[
     key("backup", "after", Kind::Text, None, "", "a command that is given the finished archive and its manifest, to take them elsewhere"),
     key("backup", "after_timeout_s", int(1, DAY_S), Some("3600"), "s", "longest run of that command"),
 
+    key("drill", "rto_s", int(1, DAY_S), Some("300"), "s", "what a recovery may take in a drill, from the damage until every row was compared"),
+    key("drill", "every", Kind::Choice(&["never", "weekly", "monthly", "quarterly"]), Some("never"), "", "how often the agent holds a drill of every scenario, while power is good"),
+    key("drill", "home", Kind::Path, Some("/var/tmp"), "", "where such a drill makes its isolated home"),
+
     key("database", "path", Kind::Path, None, "", "another application's SQLite database that the plan makes durable"),
     key("database", "priority", int(0, 1_000), Some("50"), "", "higher goes first; the agent's own store is 100, its queue 90"),
     key("database", "role", Kind::Choice(&["guarded"]), Some("guarded"), "", "made durable, never repaired"),

@@ -28,6 +28,8 @@ pub struct Settings {
     pub queue: QueueSettings,
     /// `[backup]`
     pub backup: BackupSettings,
+    /// `[drill]`
+    pub drill: DrillSettings,
     /// `[[database]]`, highest priority first.
     pub databases: Vec<DatabaseSettings>,
 }
@@ -77,6 +79,11 @@ impl GatewaySettings {
     /// What was acknowledged, noted outside SQLite.
     pub fn ledger_path(&self) -> PathBuf {
         self.data_dir.join("ledger")
+    }
+
+    /// The evidence of drills.
+    pub fn drill_path(&self) -> PathBuf {
+        self.data_dir.join("drill")
     }
 
     /// What was done here, and by whom.
@@ -354,6 +361,17 @@ pub struct QueueSettings {
     pub retry_max: Duration,
     /// A message that failed more often than this is a dead letter.
     pub max_retries: u64,
+}
+
+/// `[drill]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DrillSettings {
+    /// What a recovery may take.
+    pub rto: Duration,
+    /// How often the agent holds one; `None` is never.
+    pub every: Option<Duration>,
+    /// Where it makes the isolated home then.
+    pub home: PathBuf,
 }
 
 /// How many `[[database]]` entries there may be: the plan has a place for each.

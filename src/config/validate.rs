@@ -9,9 +9,9 @@ use super::fragment::{DatabaseEntry, Value};
 use super::merge::Merged;
 use super::problem::{Problem, printable};
 use super::settings::{
-    DatabaseSettings, EventSettings, FreezePolicy, GatewaySettings, GpioAbi, IngestSettings,
-    MOST_DATABASES, OnParkMax, PowerSettings, QueueSettings, RecoverySettings, Settings,
-    SnapshotSettings, Source, StoreSettings, WhenFull,
+    DatabaseSettings, DrillSettings, EventSettings, FreezePolicy, GatewaySettings, GpioAbi,
+    IngestSettings, MOST_DATABASES, OnParkMax, PowerSettings, QueueSettings, RecoverySettings,
+    Settings, SnapshotSettings, Source, StoreSettings, WhenFull,
 };
 use super::{backup, gauge, lines};
 
@@ -75,6 +75,7 @@ pub(super) fn settings(m: &mut Merged, warnings: &mut Vec<Problem>) -> Settings 
         ingest: ingest(m),
         queue: queue(m),
         backup: backup::backup(m, &gateway, warnings),
+        drill: drill(m),
         gateway,
         power,
         board,
@@ -285,6 +286,20 @@ fn queue(m: &mut Merged) -> QueueSettings {
         );
     }
     queue
+}
+
+fn drill(m: &Merged) -> DrillSettings {
+    let days = match m.text("drill.every") {
+        "weekly" => Some(7),
+        "monthly" => Some(30),
+        "quarterly" => Some(91),
+        _ => None,
+    };
+    DrillSettings {
+        rto: Duration::from_secs(m.int("drill.rto_s")),
+        every: days.map(|d: u64| Duration::from_secs(d * 86_400)),
+        home: PathBuf::from(m.text("drill.home")),
+    }
 }
 
 /// Ranges keep every size below what the smallest target can count.

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use holdup::cli::ingest::{IngestOpts, run};
 use holdup::config::{
-    BackupSettings, BoardKind, BoardSettings, EventSettings, FreezePolicy, GatewaySettings,
-    OnParkMax, PowerSettings, QueueSettings, RecoverySettings, Settings, SnapshotSettings, Source,
-    WhenFull,
+    BackupSettings, BoardKind, BoardSettings, DrillSettings, EventSettings, FreezePolicy,
+    GatewaySettings, OnParkMax, PowerSettings, QueueSettings, RecoverySettings, Settings,
+    SnapshotSettings, Source, WhenFull,
 };
 
 use crate::ingest::{Server, line};
@@ -59,6 +59,11 @@ fn settings(server: &Server) -> Settings {
             keep: 1,
             keep_age: None,
             share_percent: 1,
+        },
+        drill: DrillSettings {
+            rto: s(300),
+            every: None,
+            home: home.clone(),
         },
         recovery: RecoverySettings {
             evidence_max: 1 << 20,

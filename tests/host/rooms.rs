@@ -26,10 +26,16 @@ const MAY: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "drill",
+        &[
+            "backup", "recovery", "queue", "store", "audit", "durable", "clock", "config",
+        ],
+    ),
+    (
         "agent",
         &[
-            "board", "power", "guard", "store", "queue", "recovery", "backup", "ingest", "hooks",
-            "audit", "durable", "clock", "config",
+            "board", "power", "guard", "store", "queue", "recovery", "backup", "drill", "ingest",
+            "hooks", "audit", "durable", "clock", "config",
         ],
     ),
     ("demo", &["agent", "clock"]),
@@ -40,8 +46,8 @@ const MAY: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "agent", "audit", "backup", "board", "doctor", "demo", "guard", "recovery", "ingest",
-            "queue", "config", "clock", "durable",
+            "agent", "audit", "backup", "board", "doctor", "demo", "drill", "guard", "recovery",
+            "ingest", "queue", "config", "clock", "durable",
         ],
     ),
     ("main", &["cli"]),
