@@ -8,6 +8,7 @@ mod backup;
 mod by_hand;
 mod control;
 mod costs;
+mod drill;
 mod foreign;
 mod gauge;
 mod holdup_history;
@@ -66,6 +67,7 @@ use tell::Teller;
 pub use backup::{BackupReport, BackupStatus};
 pub use by_hand::{ByHand, actor};
 pub use control::{ControlAnswer, ControlRequest, RehearsalReport};
+pub use drill::DrillStatus;
 pub use gauge::GaugeStatus;
 pub use holdup_history::{History, HistoryEntry, HistoryError, read_history};
 pub use queue::QueueStatus;
@@ -337,6 +339,7 @@ impl Agent {
             snapshots: Arc::clone(&snapshots),
             diary,
             backups: backups.clone(),
+            drills: drill::Drills::default(),
         });
         let (news, told) = watch::channel(PowerNews::default());
         let (pauses, pause) = Pauses::new(Arc::clone(&shared), desk.orders(), news.clone());
@@ -357,6 +360,8 @@ impl Agent {
         let (shutdown, stopping) = watch::channel(false);
         let intake = desk.intake();
         let (teller, hooks) = Teller::start(&settings, &clock, &shared, &gate, news)?;
+        let config = loaded.files.first().cloned().unwrap_or_default();
+        runtime.spawn(drill::keep(Arc::clone(&source), config, stopping.clone()));
         let serving = runtime.block_on(serve_sockets(
             &settings,
             intake,

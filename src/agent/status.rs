@@ -23,6 +23,7 @@ use super::audit::Diary;
 use super::backup::{BackupDesk, BackupStatus};
 use super::control;
 use super::costs::{guarded, lock};
+use super::drill::{DrillStatus, Drills};
 use super::gauge::GaugeStatus;
 use super::holdup_history::{HistoryEntry, HoldupHistory};
 use super::lines::LinesSeen;
@@ -126,6 +127,9 @@ pub struct Status {
     /// Backups.
     #[serde(default)]
     pub backup: BackupStatus,
+    /// Drills: the last one, and whether it is too long ago.
+    #[serde(default)]
+    pub drill: DrillStatus,
     /// The card under the data directory (its CID, or a device number).
     pub card: String,
 }
@@ -244,6 +248,7 @@ pub(super) struct StatusSource {
     pub(super) snapshots: SnapshotsSeen,
     pub(super) diary: Diary,
     pub(super) backups: BackupDesk,
+    pub(super) drills: Drills,
 }
 
 impl StatusSource {
@@ -348,6 +353,7 @@ impl StatusSource {
         let assessment = self.assessment();
         let published = self.shared.published();
         let settings = lock(&self.settings).clone();
+        let drill = self.drills.status(&settings, self.clock.wall());
         let stats = self.orders.stats();
         let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         Status {
@@ -397,6 +403,7 @@ impl StatusSource {
             last_recovered,
             snapshots: lock(&self.snapshots).clone(),
             backup: self.backups.status(),
+            drill,
             card: self.card.clone(),
         }
     }
@@ -511,6 +518,7 @@ mod tests {
             recovered: Recovered::default(),
             snapshots: Arc::default(),
             backups: BackupDesk::default(),
+            drills: Drills::default(),
         };
         World {
             _home: home,
