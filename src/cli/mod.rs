@@ -12,6 +12,7 @@ mod backup_restore;
 pub mod config;
 mod demo;
 mod doctor;
+mod drill;
 pub mod ingest;
 mod pages;
 mod power;
@@ -94,6 +95,8 @@ enum Verb {
         #[command(subcommand)]
         what: backup::BackupVerb,
     },
+    /// Rehearse the worst days in an isolated home, and prove what comes back.
+    Drill(drill::DrillArgs),
     /// Check or show the configuration.
     Config {
         #[command(subcommand)]
@@ -133,6 +136,7 @@ impl Verb {
             Self::Audit { what } => what.wants_json(),
             Self::Queue { what } => what.wants_json(),
             Self::Backup { what } => what.wants_json(),
+            Self::Drill(what) => what.wants_json(),
         }
     }
 }
@@ -141,7 +145,8 @@ impl Verb {
 pub fn main() -> ExitCode {
     let args = Args::parse();
     log_to_stderr();
-    match dispatch(&args) {
+    let done = crate::drill::heed().map_err(anyhow::Error::from);
+    match done.and_then(|()| dispatch(&args)) {
         Ok(code) => ExitCode::from(code),
         // A reader that went away (`| head`) is no failure of ours.
         Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
@@ -169,6 +174,7 @@ fn dispatch(args: &Args) -> anyhow::Result<u8> {
         Verb::Audit { what } => audit::run(&args.config, what, out),
         Verb::Queue { what } => queue::run(&args.config, what, out),
         Verb::Backup { what } => backup::run(&args.config, what, out),
+        Verb::Drill(what) => drill::run(&args.config, what, out),
         Verb::Ingest { json } => {
             let settings = crate::config::load(&args.config)?.settings;
             let progress = !json && io::stderr().is_terminal();

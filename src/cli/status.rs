@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::json;
 
-use crate::agent::Status;
+use crate::agent::{DrillStatus, Status};
 use crate::clock::boot_id;
 use crate::config::{self, Settings};
 use crate::guard::{Ended, LastOutage, read_last};
@@ -184,6 +184,9 @@ fn print(s: &Status, out: &mut dyn Write) -> anyhow::Result<()> {
     for report in &s.last_recovered {
         row(out, "recovered", format!("{} {report}", report.at))?;
     }
+    for (n, words) in drill(&s.drill).into_iter().enumerate() {
+        row(out, if n == 0 { "drill" } else { "" }, words)?;
+    }
     let freeze = s
         .freeze_refused
         .as_ref()
@@ -213,6 +216,39 @@ fn queue(s: &Status) -> String {
         words.push_str(&format!("; {why}"));
     }
     words
+}
+
+/// What of drills an operator should know.
+fn drill(d: &DrillStatus) -> Vec<String> {
+    let mut lines = Vec::new();
+    match &d.last {
+        None => lines.push("none was held yet: `holdup drill`".to_owned()),
+        Some(l) => {
+            let result = if l.passed {
+                format!("passed, {} scenarios", l.scenarios)
+            } else {
+                format!("FAILED: {}", l.failed.join(", "))
+            };
+            lines.push(format!(
+                "{result}; slowest recovery {:.1} s; {} by {}",
+                l.slowest_ms / 1000.0,
+                l.began,
+                l.operator
+            ));
+        }
+    }
+    if d.stale {
+        lines.push("- it is too long ago: hold one with `holdup drill`".to_owned());
+    }
+    if d.running {
+        lines.push("- one runs now, on schedule".to_owned());
+    }
+    lines.extend(
+        d.problem
+            .iter()
+            .map(|why| format!("- the one that was due was not held: {why}")),
+    );
+    lines
 }
 
 /// `3.91 V, 84 %, charging, read 2 s ago`

@@ -12,6 +12,7 @@ mod board;
 mod config;
 mod cross;
 mod demo;
+mod drill;
 mod faults;
 mod foreign;
 mod gauge;
