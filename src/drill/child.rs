@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::event::{Timespec, poll};
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 
 use crate::clock::{Clock, Mono, SystemClock};
 
@@ -17,6 +17,8 @@ use super::run::Stop;
 
 /// Set for what a drill runs.
 pub const CHILD: &str = "HOLDUP_DRILL_CHILD";
+/// The longest file, in bytes, that such a process may write: the disk that is full.
+const LONGEST_FILE: &str = "HOLDUP_DRILL_LONGEST_FILE";
 /// All that they may rely on.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Between two looks.
@@ -36,12 +38,24 @@ pub fn heed() -> std::io::Result<()> {
         return Ok(());
     }
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    let limit = std::env::var(LONGEST_FILE).ok();
+    if let Some(bytes) = limit.and_then(|l| l.parse().ok()) {
+        // Handled, the signal does not kill: the write fails, as on a full disk.
+        let told = std::sync::Arc::default();
+        signal_hook::flag::register(signal_hook::consts::SIGXFSZ, told)?;
+        let limit = Rlimit {
+            current: Some(bytes),
+            maximum: Some(bytes),
+        };
+        setrlimit(Resource::Fsize, limit)?;
+    }
     Ok(())
 }
 
 /// How a verb ended.
 #[derive(Debug)]
 pub(super) struct Done {
+    pub(super) status: ExitStatus,
     pub(super) stdout: String,
     pub(super) stderr: String,
 }
@@ -81,6 +95,7 @@ impl Verbs<'_> {
         config: &Path,
         logs: &Path,
         args: &[OsString],
+        longest_file: Option<u64>,
     ) -> Result<Process, DrillError> {
         let name: Vec<_> = args.iter().take(2).map(|a| a.to_string_lossy()).collect();
         let name = name.join(" ");
@@ -112,6 +127,9 @@ impl Verbs<'_> {
             .stderr(open(&err)?)
             // A terminal's Ctrl-C is the drill's to heed: it ends them in its own order.
             .process_group(0);
+        if let Some(bytes) = longest_file {
+            command.env(LONGEST_FILE, bytes.to_string());
+        }
         let child = command.spawn().map_err(DrillError::io("start", self.exe))?;
         Ok(Process {
             child,
@@ -127,8 +145,9 @@ impl Verbs<'_> {
         config: &Path,
         logs: &Path,
         args: &[OsString],
+        longest_file: Option<u64>,
     ) -> Result<Done, DrillError> {
-        let mut process = self.start(config, logs, args)?;
+        let mut process = self.start(config, logs, args, longest_file)?;
         let end = SystemClock.mono() + PATIENCE;
         loop {
             if let Some(done) = process.done()? {
@@ -159,10 +178,11 @@ pub(super) fn moment() {
 impl Process {
     /// How it ended, once it has.
     pub(super) fn done(&mut self) -> Result<Option<Done>, DrillError> {
-        if self.ended()?.is_none() {
+        let Some(status) = self.ended()? else {
             return Ok(None);
-        }
+        };
         Ok(Some(Done {
+            status,
             stdout: said(&self.out),
             stderr: said(&self.err),
         }))

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::DrillError;
 
@@ -59,6 +59,27 @@ fn strike(path: &Path, at: u64, bytes: &[u8]) -> Result<(), DrillError> {
         file.write_all(&bytes[..n])
     };
     write().map_err(DrillError::io("damage", path))
+}
+
+/// The database with its companions, as far as they are there.
+pub(super) fn with_companions(database: &Path) -> Vec<PathBuf> {
+    ["", "-wal", "-shm", "-journal"]
+        .iter()
+        .map(|suffix| {
+            let mut name = database.as_os_str().to_owned();
+            name.push(suffix);
+            PathBuf::from(name)
+        })
+        .filter(|p| p.symlink_metadata().is_ok())
+        .collect()
+}
+
+/// Deletes the database and its companions.
+pub(super) fn delete(database: &Path) -> Result<(), DrillError> {
+    for path in with_companions(database) {
+        std::fs::remove_file(&path).map_err(DrillError::io("delete", &path))?;
+    }
+    Ok(())
 }
 
 /// The bytes of a file, as SHA-256 in hex.

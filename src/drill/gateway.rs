@@ -1,6 +1,6 @@
 //! A gateway of the drill's own: this very binary on the simulated board, in the isolated home.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,7 @@ pub(super) struct Gateway<'a> {
     verbs: &'a Verbs<'a>,
     dir: PathBuf,
     agent: Option<Process>,
+    id: String,
     /// Readings written so far, over all agents of this gateway.
     written: u64,
 }
@@ -49,8 +50,13 @@ impl<'a> Gateway<'a> {
             verbs,
             dir,
             agent: None,
+            id: id.to_owned(),
             written: 0,
         })
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.id
     }
 
     pub(super) fn dir(&self) -> &Path {
@@ -78,15 +84,30 @@ impl<'a> Gateway<'a> {
     }
 
     /// Runs a verb on it, to its end.
-    pub(super) fn verb(&self, args: &[&str]) -> Result<Done, DrillError> {
+    pub(super) fn verb<A: AsRef<OsStr>>(&self, args: &[A]) -> Result<Done, DrillError> {
+        self.verb_within(args, None)
+    }
+
+    /// The same, where no file can have more than `longest_file` bytes.
+    pub(super) fn verb_within<A: AsRef<OsStr>>(
+        &self,
+        args: &[A],
+        longest_file: Option<u64>,
+    ) -> Result<Done, DrillError> {
         let args: Vec<_> = args.iter().map(OsString::from).collect();
-        self.verbs.run(&self.config(), &self.dir, &args)
+        (self.verbs).run(&self.config(), &self.dir, &args, longest_file)
+    }
+
+    /// Starts a verb on it.
+    pub(super) fn begin<A: AsRef<OsStr>>(&self, args: &[A]) -> Result<Process, DrillError> {
+        let args: Vec<_> = args.iter().map(OsString::from).collect();
+        (self.verbs).start(&self.config(), &self.dir, &args, None)
     }
 
     /// Starts its agent and waits until it serves; what the status says then.
     pub(super) fn serve(&mut self) -> Result<Value, DrillError> {
         let run = [OsString::from("run")];
-        let agent = (self.verbs).start(&self.config(), &self.dir, &run)?;
+        let agent = (self.verbs).start(&self.config(), &self.dir, &run, None)?;
         self.agent = Some(agent);
         self.wait_until("the drill's agent to serve", |s| {
             s["supply"] == "Good" && s["store"] == "running"

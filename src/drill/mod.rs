@@ -5,6 +5,7 @@
 //! only limits are taken over, never recipients, targets or scripts. It must never call a drill
 //! passed in which a row is missing that nobody told of.
 
+mod archive;
 mod census;
 mod child;
 mod damage;

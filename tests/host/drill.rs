@@ -145,6 +145,70 @@ fn a_corrupt_queue_is_whole_again() {
     assert_eq!(outcome["found"]["count"], 60);
 }
 
+/// It went through a backup that was verified, for a key that was the drill's alone.
+fn from_a_backup(outcome: &Value) {
+    assert_eq!(outcome["found"]["count"], 60);
+    let backup = &outcome["backup"];
+    assert_eq!(backup["verified"], true, "{outcome:#}");
+    assert!(backup["bytes"].as_u64() > Some(100), "{outcome:#}");
+    let phases = outcome["phases"].to_string();
+    assert!(phases.contains("backup"), "{phases}");
+}
+
+#[test]
+fn a_deleted_database_comes_back_from_the_backup() {
+    from_a_backup(&World::new().passes("database-deleted"));
+}
+
+#[test]
+fn a_destructive_query_is_undone_by_the_backup_before_it() {
+    let outcome = World::new().passes("destructive-query");
+    from_a_backup(&outcome);
+    let notes = outcome["notes"].to_string();
+    assert!(notes.contains("DELETE FROM readings: 60 rows"), "{notes}");
+}
+
+#[test]
+fn another_gateway_takes_over_from_a_dead_card() {
+    let outcome = World::new().passes("fresh-card");
+    from_a_backup(&outcome);
+    let notes = outcome["notes"].to_string();
+    assert!(
+        notes.contains("host-test-drill") && notes.contains("host-test-spare"),
+        "{notes}"
+    );
+}
+
+#[test]
+fn the_backup_alone_brings_back_readings_and_messages() {
+    let outcome = World::new().passes("backup-only");
+    from_a_backup(&outcome);
+    assert!(
+        outcome["notes"].to_string().contains("60 messages"),
+        "{outcome:#}"
+    );
+}
+
+#[test]
+fn a_full_disk_stops_a_restore_and_changes_nothing() {
+    let outcome = World::new().passes("disk-full");
+    from_a_backup(&outcome);
+    let notes = outcome["notes"].to_string();
+    assert!(notes.contains("refused, and told why"), "{notes}");
+}
+
+#[test]
+fn a_restore_that_is_killed_again_and_again_is_whole_in_the_end() {
+    let outcome = World::new().passes("power-cut");
+    from_a_backup(&outcome);
+    assert!(
+        outcome["notes"]
+            .to_string()
+            .contains("restores were killed"),
+        "{outcome:#}"
+    );
+}
+
 #[test]
 fn a_drill_that_finds_fewer_rows_fails_and_says_so() {
     let world = World::new();

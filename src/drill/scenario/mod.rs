@@ -1,6 +1,8 @@
 //! The disasters that are rehearsed, and what each of them is held on.
 
+mod hostile;
 mod recovery;
+mod restore;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,6 +14,7 @@ use serde_json::Value;
 use crate::clock::{Clock, Mono, SystemClock};
 
 use super::DrillError;
+use super::archive::{Archive, Vault};
 use super::census::{Census, Difference, Range, epoch, integrity};
 use super::child::Verbs;
 use super::damage::Dice;
@@ -32,11 +35,33 @@ pub enum Scenario {
     HeaderZeroed,
     /// Noise over the outbound queue.
     QueueCorrupt,
+    /// The database and its log removed.
+    DatabaseDeleted,
+    /// Every reading deleted by a query.
+    DestructiveQuery,
+    /// The card is dead; another gateway takes over.
+    FreshCard,
+    /// Nothing is left but the backup.
+    BackupOnly,
+    /// The disk is full during a restore.
+    DiskFull,
+    /// Power is cut during a restore.
+    PowerCut,
 }
 
 impl Scenario {
     /// All of them, in the order in which they are held.
-    pub const ALL: &[Self] = &[Self::WalRandom, Self::HeaderZeroed, Self::QueueCorrupt];
+    pub const ALL: &[Self] = &[
+        Self::WalRandom,
+        Self::HeaderZeroed,
+        Self::QueueCorrupt,
+        Self::DatabaseDeleted,
+        Self::DestructiveQuery,
+        Self::FreshCard,
+        Self::BackupOnly,
+        Self::DiskFull,
+        Self::PowerCut,
+    ];
 
     /// As the command line spells it.
     pub const fn name(self) -> &'static str {
@@ -44,6 +69,12 @@ impl Scenario {
             Self::WalRandom => "wal-random",
             Self::HeaderZeroed => "header-zeroed",
             Self::QueueCorrupt => "queue-corrupt",
+            Self::DatabaseDeleted => "database-deleted",
+            Self::DestructiveQuery => "destructive-query",
+            Self::FreshCard => "fresh-card",
+            Self::BackupOnly => "backup-only",
+            Self::DiskFull => "disk-full",
+            Self::PowerCut => "power-cut",
         }
     }
 
@@ -53,14 +84,33 @@ impl Scenario {
             Self::WalRandom => "512 random bytes over the start of the write-ahead log",
             Self::HeaderZeroed => "the database's header is zeroed; SQLite refuses the file",
             Self::QueueCorrupt => "random bytes over the outbound queue; it is rebuilt",
+            Self::DatabaseDeleted => "the database and its log are removed; a backup is restored",
+            Self::DestructiveQuery => {
+                "every reading is deleted by a query; restored to the moment before"
+            }
+            Self::FreshCard => "the card is dead; a spare gateway takes over from the backup",
+            Self::BackupOnly => {
+                "databases, snapshots and audit log are gone; only the backup elsewhere is left"
+            }
+            Self::DiskFull => {
+                "the disk is full during a restore: nothing changes, then it succeeds"
+            }
+            Self::PowerCut => "power is cut again and again during a restore, until it is done",
         }
     }
 
     /// What the rows are that are compared.
     const fn what(self) -> &'static str {
         match self {
-            Self::WalRandom | Self::HeaderZeroed => "readings",
             Self::QueueCorrupt => "messages",
+            Self::WalRandom
+            | Self::HeaderZeroed
+            | Self::DatabaseDeleted
+            | Self::DestructiveQuery
+            | Self::FreshCard
+            | Self::BackupOnly
+            | Self::DiskFull
+            | Self::PowerCut => "readings",
         }
     }
 
@@ -70,6 +120,12 @@ impl Scenario {
             Self::WalRandom => recovery::wal_random(stage),
             Self::HeaderZeroed => recovery::header_zeroed(stage),
             Self::QueueCorrupt => recovery::queue_corrupt(stage),
+            Self::DatabaseDeleted => restore::database_deleted(stage),
+            Self::DestructiveQuery => restore::destructive_query(stage),
+            Self::FreshCard => restore::fresh_card(stage),
+            Self::BackupOnly => restore::backup_only(stage),
+            Self::DiskFull => hostile::disk_full(stage),
+            Self::PowerCut => hostile::power_cut(stage),
         }
     }
 }
@@ -182,6 +238,21 @@ impl<'a> Stage<'a> {
         }
         let id = format!("{id}-{name}");
         Gateway::make(self.verbs, self.dir.join(name), &id, &self.limits, more)
+    }
+
+    /// A key, and a place off the card.
+    pub(super) fn vault(&self) -> Result<Vault, DrillError> {
+        Vault::make(self.dir.join("elsewhere"))
+    }
+
+    /// The backup on which the rest relies, and its age at the disaster.
+    pub(super) fn used(&mut self, archive: &Archive) {
+        self.outcome.backup = Some(archive.used());
+    }
+
+    /// Unless the drill was told to end.
+    pub(super) fn go_on(&self) -> Result<(), DrillError> {
+        self.verbs.stop.check()
     }
 
     /// Readings before the disaster.
