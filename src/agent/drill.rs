@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::clock::{Mono, Wall};
+use crate::clock::{Clock, Mono, Wall};
 use crate::config::Settings;
 use crate::drill::{self, LastDrill};
 use crate::power::State;
@@ -131,7 +131,7 @@ pub(super) async fn keep(
         }
         not_before = now + AGAIN;
         lock(&source.drills.0).running = true;
-        let problem = hold(&source, &settings, &config, &mut stopping).await;
+        let problem = hold(&source, &settings, &config, &stopping).await;
         source.drills.held(problem);
         if is_good(&source) {
             take_notice(&source).await;
@@ -176,12 +176,26 @@ async fn hold(
     source: &StatusSource,
     settings: &Settings,
     config: &std::path::Path,
-    stopping: &mut watch::Receiver<bool>,
+    stopping: &watch::Receiver<bool>,
 ) -> Option<String> {
-    let mut child = match start(settings, config) {
+    let child = match start(settings, config) {
         Ok(child) => child,
         Err(e) => return Some(format!("it cannot be started: {e}")),
     };
+    let why_not = || {
+        let stopped = *stopping.borrow() || stopping.has_changed().is_err();
+        let lost = (!is_good(source)).then_some("power was not good");
+        stopped.then_some("the agent stopped").or(lost)
+    };
+    attend(child, &*source.clock, why_not).await
+}
+
+/// Waits for its end, and makes it end once `why_not` says why it must. Why it was not held, if so.
+async fn attend(
+    mut child: Child,
+    clock: &dyn Clock,
+    why_not: impl Fn() -> Option<&'static str>,
+) -> Option<String> {
     let mut end: Option<(Mono, &str)> = None;
     loop {
         match child.try_wait() {
@@ -195,18 +209,13 @@ async fn hold(
             Ok(None) => {}
             Err(e) => return Some(format!("it cannot be waited for: {e}")),
         }
-        let stopped = *stopping.borrow() || stopping.has_changed().is_err();
-        if end.is_none() && (stopped || !is_good(source)) {
-            let why = if stopped {
-                "the agent stopped"
-            } else {
-                "power was not good"
-            };
-            end = Some((source.clock.mono() + GRACE, why));
-            signal(&child, Signal::TERM);
-        }
-        if end.is_some_and(|(at, _)| source.clock.mono() >= at) {
-            signal(&child, Signal::KILL);
+        match (end, why_not()) {
+            (None, Some(why)) => {
+                end = Some((clock.mono() + GRACE, why));
+                signal(&child, Signal::TERM);
+            }
+            (Some((at, _)), _) if clock.mono() >= at => signal(&child, Signal::KILL),
+            (None, None) | (Some(_), _) => {}
         }
         tokio::time::sleep(WATCH).await;
     }
@@ -236,6 +245,7 @@ fn signal(child: &Child, signal: Signal) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SystemClock;
 
     const DAY: Duration = Duration::from_secs(86_400);
 
@@ -272,6 +282,35 @@ mod tests {
             is_due(DAY * 30, None, day(0), DAY, "plant-7"),
             "none was ever held"
         );
+    }
+
+    fn attended(script: &str, why_not: Option<&'static str>) -> Option<String> {
+        let child = Command::new("sh")
+            .args(["-c", script])
+            .process_group(0)
+            .spawn()
+            .expect("sh");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("runtime");
+        runtime.block_on(attend(child, &SystemClock, || why_not))
+    }
+
+    #[test]
+    fn a_drill_ends_when_power_is_lost_whether_it_wants_to_or_not() {
+        let lost = Some("power was not good");
+        for script in ["sleep 600", "trap '' TERM; sleep 600; sleep 600"] {
+            assert_eq!(attended(script, lost).as_deref(), lost, "{script}");
+        }
+    }
+
+    #[test]
+    fn a_drill_that_failed_was_held_and_one_that_was_refused_was_not() {
+        assert_eq!(attended("exit 0", None), None);
+        assert_eq!(attended("exit 1", None), None);
+        let said = attended("exit 3", None).expect("not held");
+        assert!(said.contains('3'), "{said}");
     }
 
     #[test]

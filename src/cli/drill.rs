@@ -13,6 +13,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::alone::By;
 use crate::clock::{Clock, Mono, SystemClock};
 use crate::config::{self, Settings};
 use crate::drill::{self, DrillError, Evidence, Options, Scenario, Stop};
@@ -47,6 +48,8 @@ pub(super) struct DrillArgs {
     /// Take a row away before the comparison, to see such a drill fail.
     #[arg(long)]
     sabotage: bool,
+    #[command(flatten)]
+    by: By,
     /// For the agent's schedule: at idle priority.
     #[arg(long, hide = true)]
     scheduled: bool,
@@ -115,7 +118,7 @@ pub(super) fn run(config: &Path, args: &DrillArgs, out: &mut dyn Write) -> anyho
             parent: &parent,
             rows: args.rows,
             exe: std::env::current_exe().context("cannot find this program")?,
-            operator: operator(args.scheduled),
+            operator: operator(args),
             reason: if args.scheduled {
                 "schedule"
             } else {
@@ -200,15 +203,18 @@ fn home(args: &DrillArgs, settings: &Settings) -> PathBuf {
     given.unwrap_or_else(|| settings.drill.home.clone())
 }
 
-/// Whoever became root for it, else the user.
-fn operator(scheduled: bool) -> String {
-    if scheduled {
+/// Who says so, or became root for it, or runs it.
+fn operator(args: &DrillArgs) -> String {
+    if args.scheduled {
         return "agent".to_owned();
+    }
+    if let Some(name) = args.by.name() {
+        return name.to_owned();
     }
     let named = ["SUDO_USER", "USER", "LOGNAME"].iter();
     let mut names = named.filter_map(|name| std::env::var(name).ok());
-    let name = names.find(|n| !n.is_empty());
-    name.unwrap_or_else(|| format!("uid:{}", rustix::process::getuid().as_raw()))
+    let name = names.find(|n| !n.is_empty() && !n.chars().any(char::is_control));
+    name.unwrap_or_else(|| crate::agent::actor(None))
 }
 
 fn random() -> anyhow::Result<u64> {

@@ -84,6 +84,14 @@ impl Census {
         })
     }
 
+    /// Rows that differ in nothing but their ids.
+    #[cfg(test)]
+    pub(super) fn of_ids(ids: impl IntoIterator<Item = i64>) -> Self {
+        Self {
+            rows: ids.into_iter().map(|id| (id, [0; 16])).collect(),
+        }
+    }
+
     fn of(
         path: &Path,
         sql: &str,
@@ -225,20 +233,14 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn census(ids: impl IntoIterator<Item = i64>) -> Census {
-        Census {
-            rows: ids.into_iter().map(|id| (id, [0; 16])).collect(),
-        }
-    }
-
     fn range(first: i64, last: i64) -> Range {
         Range { first, last }
     }
 
     #[test]
     fn missing_altered_and_made_up_rows_are_told_apart() {
-        let before = census(1..=10);
-        let mut after = census([1, 2, 6, 7, 8, 9, 11]);
+        let before = Census::of_ids(1..=10);
+        let mut after = Census::of_ids([1, 2, 6, 7, 8, 9, 11]);
         after.rows.insert(7, [1; 16]);
         let d = before.difference(&after);
         assert_eq!(d.missing, [range(3, 5), range(10, 10)]);
@@ -249,8 +251,8 @@ mod tests {
     #[test]
     fn a_loss_is_told_only_by_its_exact_rows() {
         // Ids 5 and 6 were never given to rows.
-        let before = census((1..=4).chain(7..=10));
-        let after = census([1, 2, 9, 10]);
+        let before = Census::of_ids((1..=4).chain(7..=10));
+        let after = Census::of_ids([1, 2, 9, 10]);
         let d = before.difference(&after);
         assert!(before.is_told(&d, &[range(3, 8)]));
         assert!(before.is_told(&d, &[range(3, 4), range(7, 8)]));

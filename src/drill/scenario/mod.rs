@@ -7,6 +7,7 @@ mod restore;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use serde_json::Value;
@@ -397,12 +398,8 @@ impl<'a> Stage<'a> {
         std::fs::remove_dir_all(&self.dir).map_err(DrillError::io("remove", &self.dir))?;
         self.leave();
         let waited = outage_ms(&self.outcome);
-        let rto = self.options.settings.drill.rto;
-        if waited > rto.as_secs_f64() * 1000.0 {
-            let (waited, rto) = (Took(waited), Took(rto.as_secs_f64() * 1000.0));
-            self.fail(format!(
-                "recovery took {waited}, more than drill.rto_s ({rto})"
-            ));
+        if let Some(why) = too_late(waited, self.options.settings.drill.rto) {
+            self.fail(why);
         }
         self.outcome.recovery_ms = waited;
         if self.outcome.failures.is_empty() {
@@ -410,6 +407,15 @@ impl<'a> Stage<'a> {
         }
         Ok(self.outcome)
     }
+}
+
+/// What is wrong with a recovery that took `waited` milliseconds.
+fn too_late(waited: f64, rto: Duration) -> Option<String> {
+    let most = rto.as_secs_f64() * 1000.0;
+    (waited > most).then(|| {
+        let (waited, most) = (Took(waited), Took(most));
+        format!("recovery took {waited}, more than drill.rto_s ({most})")
+    })
 }
 
 /// What is wrong with a comparison.
@@ -455,4 +461,58 @@ fn ranges(all: &[Range]) -> String {
         words.push(format!("and {} further ranges", all.len() - MOST_RANGES));
     }
     words.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recovery_that_takes_longer_than_it_may_fails() {
+        let rto = Duration::from_secs(300);
+        assert_eq!(too_late(300_000.0, rto), None);
+        let why = too_late(310_000.0, rto).expect("late");
+        assert!(
+            why.contains("5 min 10 s") && why.contains("drill.rto_s (5 min)"),
+            "{why}"
+        );
+    }
+
+    #[test]
+    fn every_scenario_is_found_by_its_name() {
+        for scenario in Scenario::ALL {
+            assert_eq!(scenario.name().parse(), Ok(*scenario));
+        }
+        "all of them".parse::<Scenario>().expect_err("none");
+    }
+
+    #[test]
+    fn what_may_be_lost_must_be_little_and_named() {
+        let expected = Census::of_ids(1..=100);
+        let judged = |found: Census, told: &[Range], may_lose| {
+            faults(&expected, &expected.difference(&found), told, may_lose).len()
+        };
+        let last = [Range {
+            first: 100,
+            last: 100,
+        }];
+        assert_eq!(judged(Census::of_ids(1..=100), &[], 0), 0);
+        assert_eq!(
+            judged(Census::of_ids(1..=99), &last, 1),
+            0,
+            "little, and named"
+        );
+        assert_eq!(judged(Census::of_ids(1..=99), &[], 1), 1, "nobody told");
+        assert_eq!(
+            judged(Census::of_ids(1..=99), &last, 0),
+            1,
+            "nothing may be lost"
+        );
+        assert_eq!(
+            judged(Census::of_ids(1..=100), &last, 1),
+            1,
+            "told of what is there"
+        );
+        assert_eq!(judged(Census::of_ids(1..=101), &[], 1), 1, "made up");
+    }
 }
