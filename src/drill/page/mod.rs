@@ -73,7 +73,7 @@ impl fmt::Display for Page<'_> {
         chart::phases(f, e)?;
         writeln!(f, "<h2>Rows expected and found</h2>")?;
         chart::rows(f, e)?;
-        writeln!(f, "<h2>Evidence</h2>")?;
+        writeln!(f, "<h2 class=\"sheet\">Evidence</h2>")?;
         table(f, e)?;
         writeln!(f, "<h2>What was seen</h2>")?;
         for o in &e.scenarios {
@@ -93,6 +93,15 @@ fn day(began: &str) -> &str {
 fn moment(began: &str) -> String {
     let seconds = began.split('.').next().unwrap_or(began);
     format!("{} UTC", seconds.replacen('T', " ", 1))
+}
+
+/// The time of day, where the day is the drill's own.
+fn time_of(scenario: &str, drill: &str) -> String {
+    let whole = moment(scenario);
+    let own = format!("{} ", day(drill));
+    whole
+        .strip_prefix(&own)
+        .map_or(whole.clone(), str::to_owned)
 }
 
 fn badge(verdict: Verdict) -> (&'static str, &'static str) {
@@ -207,7 +216,7 @@ fn table(f: &mut fmt::Formatter<'_>, e: &Evidence) -> fmt::Result {
             format!(
                 "{}<small>{}</small>",
                 Safe(&o.scenario),
-                Safe(moment(&o.began))
+                Safe(time_of(&o.began, &e.began))
             ),
             format!("<span class=\"badge {class}\">{word}</span>"),
             Took(o.recovery_ms).to_string(),

@@ -89,7 +89,7 @@ pub(super) fn power_cut(stage: &mut Stage<'_>) -> Result<(), DrillError> {
         }
         if restore.kill()? {
             killed.push(ms().round());
-            longest *= 1.1;
+            longest *= 1.25;
         } else {
             // It was done before the cut; the next one has less time.
             finished += 1;
