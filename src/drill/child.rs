@@ -8,14 +8,16 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::event::{Timespec, poll};
-use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+use rustix::process::{
+    Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit,
+};
 
 use crate::clock::{Clock, Mono, SystemClock};
 
 use super::DrillError;
 use super::run::Stop;
 
-/// Set for what a drill runs.
+/// Set for what a drill runs, to the drill's process id.
 pub const CHILD: &str = "HOLDUP_DRILL_CHILD";
 /// The longest file, in bytes, that such a process may write: the disk that is full.
 const LONGEST_FILE: &str = "HOLDUP_DRILL_LONGEST_FILE";
@@ -34,10 +36,17 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 /// # Errors
 /// The kernel refuses; then it must not go on.
 pub fn heed() -> std::io::Result<()> {
-    if std::env::var_os(CHILD).is_none() {
+    let Some(drill) = std::env::var_os(CHILD) else {
         return Ok(());
-    }
+    };
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    // A drill that was killed before this line sends no signal any more.
+    let parent = getppid().map(|pid| pid.as_raw_nonzero().to_string());
+    if parent.is_none_or(|parent| drill != *parent) {
+        return Err(std::io::Error::other(
+            "the drill that started this has ended",
+        ));
+    }
     let limit = std::env::var(LONGEST_FILE).ok();
     if let Some(bytes) = limit.and_then(|l| l.parse().ok()) {
         // Handled, the signal does not kill: the write fails, as on a full disk.
@@ -120,7 +129,7 @@ impl Verbs<'_> {
             .env_clear()
             .env("PATH", PATH)
             .env("TMPDIR", logs)
-            .env(CHILD, "1")
+            .env(CHILD, std::process::id().to_string())
             .current_dir(logs)
             .stdin(Stdio::null())
             .stdout(open(&out)?)
