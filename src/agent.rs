@@ -17,6 +17,7 @@ mod opener;
 mod queue;
 mod recovered;
 mod reporter;
+mod retracting;
 mod room;
 mod snapshot;
 mod status;
@@ -72,6 +73,7 @@ pub use gauge::GaugeStatus;
 pub use holdup_history::{History, HistoryEntry, HistoryError, read_history};
 pub use queue::QueueStatus;
 pub use recovered::{known_of, known_tables};
+pub use retracting::{Retracting, RetractingError, store_is_sound};
 pub use snapshot::{NewestSnapshot, SnapshotStatus};
 pub use status::{Database, Gpio, Status};
 

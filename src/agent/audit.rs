@@ -203,21 +203,33 @@ impl Diary {
     /// An operator's action begins. Its entry is durable when this returns, if that can be had;
     /// there is no waiting for it while writing is stopped, and then the action is refused anyway.
     pub(super) async fn begin(&self, action: &'static str, actor: String, calm: bool) -> Begun {
+        self.begin_with(action, actor, Value::Null, calm).await
+    }
+
+    /// The same with what is known of it beforehand.
+    pub(super) async fn begin_with(
+        &self,
+        action: &'static str,
+        actor: String,
+        details: Value,
+        calm: bool,
+    ) -> Begun {
         let audit = self.audit.clone();
         let patience = if calm { BEFORE } else { Duration::ZERO };
-        let begin = move || audit.begin(action, &actor, Value::Null, patience);
-        let entry = match tokio::task::spawn_blocking(begin).await {
-            Ok(Ok(entry)) => Some(entry),
+        let begin = move || audit.begin(action, &actor, details, patience);
+        let (entry, durable) = match tokio::task::spawn_blocking(begin).await {
+            Ok(Ok(entry)) => (Some(entry), true),
             Ok(Err(e)) => {
                 log::warn!("{e}");
-                Some(e.entry)
+                (Some(e.entry), false)
             }
             // The runtime is ending.
-            Err(_) => None,
+            Err(_) => (None, false),
         };
         Begun {
             audit: self.audit.clone(),
             entry,
+            durable,
         }
     }
 
@@ -246,9 +258,15 @@ impl Diary {
 pub(super) struct Begun {
     audit: Audit,
     entry: Option<Entry>,
+    durable: bool,
 }
 
 impl Begun {
+    /// Is its entry durable? What can wait does not begin without.
+    pub(super) fn is_durable(&self) -> bool {
+        self.durable
+    }
+
     /// It ended.
     pub(super) fn end(&self, result: &str, details: Value) {
         if let Some(entry) = &self.entry {

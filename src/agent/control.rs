@@ -20,21 +20,24 @@ use tokio::sync::Mutex;
 
 use crate::guard::{Answer, Ended, LastOutage, Request};
 use crate::power::{LineHealth, Measuring, State};
-use crate::store::StoreState;
+use crate::store::{Found, Span, StoreState};
 
 use super::AgentError;
 use super::backup::BackupReport;
+use super::retracting::{NOT_AUDITED, Retracting};
 use super::status::StatusSource;
 
 /// A request is one line and not longer than this.
 const LONGEST: u64 = 4096;
 /// How often the guard's answer is looked for.
 const LOOK: Duration = Duration::from_millis(10);
+/// What the store's writer gets to begin a retraction, and once more to end it.
+const ORDER: Duration = Duration::from_secs(5);
 /// A client has this long to send its line.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What may be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ControlRequest {
     /// A rehearsal of the plan, now.
@@ -45,6 +48,26 @@ pub enum ControlRequest {
     Disarm,
     /// A backup, now.
     Backup,
+    /// Mark readings of a bad source.
+    Retract {
+        /// Which.
+        span: Span,
+        /// Those that were found.
+        found: Found,
+        /// Why.
+        reason: String,
+        /// Who asks; `null`: the user at the other end.
+        by: Option<String>,
+    },
+    /// Take a retraction back.
+    Unretract {
+        /// Its number.
+        seq: i64,
+        /// Why.
+        reason: String,
+        /// Who asks; `null`: the user at the other end.
+        by: Option<String>,
+    },
 }
 
 /// What is answered, one JSON line each; the last one ends the connection.
@@ -65,6 +88,8 @@ pub enum ControlAnswer {
     BackedUp(Box<BackupReport>),
     /// It was begun, and was not made.
     Failed(String),
+    /// The number of the retraction that was made or taken back.
+    Retracted(i64),
 }
 
 /// How a rehearsal went.
@@ -207,6 +232,19 @@ async fn talk(stream: UnixStream, source: &StatusSource, turn: &Mutex<()>) -> io
                 },
                 ControlRequest::Disarm => ask(&mut write, source, Request::Disarm, actor).await,
                 ControlRequest::Backup => back_up(&mut write, source, actor).await,
+                ControlRequest::Retract {
+                    span,
+                    found,
+                    reason,
+                    by,
+                } => {
+                    let case = Retracting::mark(span, found, reason, by.unwrap_or(actor));
+                    retract(&mut write, source, case).await
+                }
+                ControlRequest::Unretract { seq, reason, by } => {
+                    let case = Retracting::undo(seq, reason, by.unwrap_or(actor));
+                    retract(&mut write, source, case).await
+                }
             },
         },
     }
@@ -254,6 +292,40 @@ async fn ask(
         }),
     };
     begun.end(if refused(&answer) { "refused" } else { "ok" }, Value::Null);
+    say(write, &answer).await
+}
+
+async fn retract(write: &mut Writer, source: &StatusSource, case: Retracting) -> io::Result<()> {
+    let refuse = |why: String| ControlAnswer::Refused(why);
+    if let Err(e) = case.check() {
+        return say(write, &refuse(e.to_string())).await;
+    }
+    if !is_calm(source) {
+        return say(write, &refuse(why_not(source))).await;
+    }
+    let (action, details) = (case.action(), case.details());
+    let begun = source
+        .diary
+        .begin_with(action, case.actor.clone(), details, true)
+        .await;
+    if !begun.is_durable() {
+        begun.end("refused", Value::Null);
+        return say(write, &refuse(NOT_AUDITED.to_owned())).await;
+    }
+    let (orders, what) = (source.orders.clone(), case.what.clone());
+    let done = tokio::task::spawn_blocking(move || orders.retract(what, ORDER)).await;
+    let answer = match done {
+        Ok(Ok(seq)) => {
+            begun.end("done", case.outcome(seq));
+            ControlAnswer::Retracted(seq)
+        }
+        Ok(Err(e)) => {
+            begun.end("failed", json!({ "error": super::explain(&e) }));
+            refuse(super::explain(&e))
+        }
+        // The runtime is ending.
+        Err(_) => refuse("the agent stopped in the middle".to_owned()),
+    };
     say(write, &answer).await
 }
 

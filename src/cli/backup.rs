@@ -254,7 +254,8 @@ fn ask_agent(settings: &Settings, say: &dyn Fn(&str)) -> anyhow::Result<Asked> {
             ControlAnswer::Failed(why) => anyhow::bail!("{why}"),
             other @ (ControlAnswer::Rehearsing(_)
             | ControlAnswer::Rehearsed(_)
-            | ControlAnswer::Armed(_)) => {
+            | ControlAnswer::Armed(_)
+            | ControlAnswer::Retracted(_)) => {
                 anyhow::bail!("the agent's answer is not understood: {other:?}")
             }
         }

@@ -18,6 +18,7 @@ mod pages;
 mod power;
 mod queue;
 mod recover;
+mod retract;
 mod run;
 mod secret;
 mod status;
@@ -79,6 +80,8 @@ enum Verb {
         #[command(subcommand)]
         what: audit::AuditVerb,
     },
+    /// Mark readings of a bad source as retracted; they stay, `readings_valid` leaves them out.
+    Retract(retract::RetractArgs),
     /// Send readings (JSON lines) from standard input to the agent.
     Ingest {
         /// Print the agent's answers, one JSON object a line.
@@ -133,6 +136,7 @@ impl Verb {
             } => *json,
             Self::Power { what } => what.wants_json(),
             Self::Recover(what) => what.wants_json(),
+            Self::Retract(what) => what.wants_json(),
             Self::Audit { what } => what.wants_json(),
             Self::Queue { what } => what.wants_json(),
             Self::Backup { what } => what.wants_json(),
@@ -171,6 +175,7 @@ fn dispatch(args: &Args) -> anyhow::Result<u8> {
         Verb::Doctor { json } => doctor::run(&args.config, out, *json),
         Verb::Power { what } => power::run(&args.config, what, out),
         Verb::Recover(what) => recover::run(&args.config, what, out),
+        Verb::Retract(what) => retract::run(&args.config, what, out),
         Verb::Audit { what } => audit::run(&args.config, what, out),
         Verb::Queue { what } => queue::run(&args.config, what, out),
         Verb::Backup { what } => backup::run(&args.config, what, out),

@@ -285,13 +285,13 @@ fn change(before: &[HistoryEntry], e: &HistoryEntry) -> String {
 }
 
 /// How a talk with the agent ended.
-enum Talk {
+pub(super) enum Talk {
     Answer(ControlAnswer),
     NotAllowed(String),
 }
 
 impl Talk {
-    fn refuse(self, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
+    pub(super) fn refuse(self, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
         match self {
             Self::Answer(ControlAnswer::Refused(why)) | Self::NotAllowed(why) => {
                 refused(&why, json, out)
@@ -301,7 +301,7 @@ impl Talk {
     }
 }
 
-fn refused(why: &str, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
+pub(super) fn refused(why: &str, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
     if json {
         writeln!(out, "{:#}", json!({ "refused": why }))?;
     } else {
@@ -327,19 +327,27 @@ fn longest_rehearsal(predicted: Duration, restore: Duration) -> Duration {
 
 /// Asks the agent and reads to its last answer; `also` sees each. `silence` is how long a
 /// rehearsal that has begun may say nothing.
-fn talk(
+pub(super) fn talk(
     path: &Path,
     request: ControlRequest,
     silence: Duration,
     also: &mut dyn FnMut(&ControlAnswer),
 ) -> anyhow::Result<Talk> {
-    let stream = match connect(path, PATIENCE) {
+    let mut patience = match request {
+        ControlRequest::Rehearse
+        | ControlRequest::Measure
+        | ControlRequest::Disarm
+        | ControlRequest::Backup => PATIENCE,
+        // The agent answers after the audit log and the store, of which each has its time.
+        ControlRequest::Retract { .. } | ControlRequest::Unretract { .. } => 4 * PATIENCE,
+    };
+    let stream = match connect(path, patience) {
         Ok(stream) => stream,
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
             let why = format!("{} is for root and the agent's user alone", path.display());
             return Ok(Talk::NotAllowed(why));
         }
-        Err(e) if is_late(&e) => return Err(silent(path, PATIENCE)),
+        Err(e) if is_late(&e) => return Err(silent(path, patience)),
         Err(e) => {
             return Err(e).with_context(|| {
                 format!(
@@ -349,7 +357,6 @@ fn talk(
             });
         }
     };
-    let mut patience = PATIENCE;
     let heard = |e: io::Error, patience| {
         if is_late(&e) {
             silent(path, patience)
@@ -376,7 +383,8 @@ fn talk(
             | ControlAnswer::Armed(_)
             | ControlAnswer::Step(_)
             | ControlAnswer::BackedUp(_)
-            | ControlAnswer::Failed(_) => {}
+            | ControlAnswer::Failed(_)
+            | ControlAnswer::Retracted(_) => {}
         }
         last = Some(answer);
     }

@@ -110,12 +110,12 @@ pub(super) fn run(config: &Path, verb: &QueueVerb, out: &mut dyn Write) -> anyho
 }
 
 /// What a running agent says, if one answers.
-fn agent(settings: &Settings) -> Option<Status> {
+pub(super) fn agent(settings: &Settings) -> Option<Status> {
     super::status::ask(settings).ok()
 }
 
 /// May the data directory be touched? The supply's state, where it may not.
-fn frozen(agent: Option<&Status>) -> Option<&str> {
+pub(super) fn frozen(agent: Option<&Status>) -> Option<&str> {
     let calm = ["Good", "Brownout", "OnBattery"];
     agent
         .map(|a| a.supply.as_str())

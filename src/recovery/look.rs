@@ -14,6 +14,7 @@ use super::files::{companion, open_existing};
 use super::leftover;
 use super::pages::{Header, Journal, JournalState, page_size_of};
 use super::source::{Bytes, FileBytes};
+use super::swap;
 use super::wal::{HeaderState, Known, Verdict as LogVerdict, Wal};
 
 /// What stands there.
@@ -54,6 +55,23 @@ impl Looked {
             .as_ref()
             .is_some_and(|f| f.read_at(&mut modes, 18).is_ok_and(|n| n == 2) && modes == [2, 2]);
         stated || self.wal.frames().next().is_some()
+    }
+}
+
+/// What is off about `database`, which nobody has open; `None`: it may be opened in its place.
+///
+/// # Errors
+/// [`RecoveryError::Nothing`] and [`RecoveryError::Alien`]: it is no database; else it cannot be
+/// read.
+pub fn fault_of(database: &Path) -> Result<Option<String>, RecoveryError> {
+    if swap::is_unfinished(database) {
+        return Ok(Some("its recovery was cut short".to_owned()));
+    }
+    match look(database, false, None)?.condition {
+        Condition::Nothing => Err(RecoveryError::Nothing(database.to_owned())),
+        Condition::Alien => Err(RecoveryError::Alien(database.to_owned())),
+        Condition::Off(why) => Ok(Some(why)),
+        Condition::Clean | Condition::Replayable(_) => Ok(None),
     }
 }
 

@@ -29,6 +29,7 @@ pub use error::RecoveryError;
 pub use evidence::{Evidence, How, KeptFile, Manifest};
 pub use history::last_recoveries;
 pub use hold::{Hold, HoldError};
+pub use look::fault_of;
 pub use recover::{Request, Way, recover};
 pub use report::{Missing, Report, StepTaken, TableKept, Verdict};
 pub use restore::{RestoredFrom, Snapshot, Snapshots, Unpacked};

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use crate::config::StoreSettings;
 use crate::durable::{CopyOrder, HotCopy};
 
+use super::retraction::{Retract, RetractError};
 use super::rows::Chunk;
 use super::stats::{Stats, StoreStats};
 
@@ -67,6 +69,13 @@ pub enum OrderError {
     Failed,
 }
 
+/// A retraction, and where its number is told. Dropped, it was not carried out.
+#[derive(Debug)]
+pub(super) struct RetractOrder {
+    pub(super) what: Retract,
+    pub(super) tell: SyncSender<Result<i64, RetractError>>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     pub(super) chunks: VecDeque<Chunk>,
@@ -88,6 +97,7 @@ pub(super) struct Slots {
     pub(super) retry_now: bool,
     /// For the copy that is being made, or is to be begun.
     pub(super) copies: VecDeque<CopyOrder>,
+    pub(super) retract: Option<RetractOrder>,
     pub(super) stop: bool,
     /// The writer has the database open; until then a checkpoint has nothing to do.
     pub(super) open: bool,
@@ -362,6 +372,41 @@ impl Orders {
     /// The gate has opened, or room was made: try again now instead of at the next look.
     pub fn retry_now(&self) {
         self.mailbox.leave(|s| s.retry_now = true);
+    }
+
+    /// Has the writer retract readings, or take that back, and waits until it is durable; the
+    /// retraction's number. `timeout` is for its beginning, and once more for its end. It is not
+    /// done later when it was not begun by then, and never while the gate is closed. One asks at a
+    /// time.
+    ///
+    /// # Errors
+    /// [`RetractError::NotAnswered`]: it may have been done. All others: it was not.
+    pub fn retract(&self, what: Retract, timeout: Duration) -> Result<i64, RetractError> {
+        what.check()?;
+        let (tell, told) = sync_channel(1);
+        let mut refused = None;
+        self.mailbox.leave(|s| {
+            if !s.open || s.ended.is_some() {
+                refused = Some(RetractError::NotRunning);
+            } else if s.retract.is_some() {
+                refused = Some(RetractError::Another);
+            } else {
+                s.retract = Some(RetractOrder { what, tell });
+            }
+        });
+        if let Some(refused) = refused {
+            return Err(refused);
+        }
+        match told.recv_timeout(timeout) {
+            Ok(done) => return done,
+            Err(RecvTimeoutError::Disconnected) => return Err(RetractError::NotRunning),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if self.mailbox.lock().retract.take().is_some() {
+            return Err(RetractError::NotBegun);
+        }
+        told.recv_timeout(timeout)
+            .unwrap_or(Err(RetractError::NotAnswered))
     }
 
     /// Commits what it may, checkpoints and stops. Does not wait: dropping the store does.

@@ -13,6 +13,7 @@ mod look;
 mod mailbox;
 mod open;
 mod retention;
+mod retraction;
 mod rows;
 mod schema;
 mod stats;
@@ -36,6 +37,10 @@ pub use ledger::{Ledger, LedgerError, Noted};
 pub use look::{Look, companion, header_fault, keep_evidence, look, suspicion, wal_fault};
 pub use mailbox::{CheckpointReport, CommitReport, Intake, Mode, OrderError, Orders};
 pub use open::open;
+pub use retraction::{
+    Found, Retract, RetractError, Retraction, Span, check_actor, check_reason, find, retract_alone,
+    retractions,
+};
 pub use rows::{Acks, Chunk, Reading, ReadingId, Rows, Stamp};
 pub use schema::TABLES;
 pub use stats::{LedgerView, StoreState, StoreStats};

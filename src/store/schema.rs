@@ -9,6 +9,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::error::StoreError;
+use super::retraction;
 
 /// Version of the agent's own tables.
 const VERSION: i64 = 1;
@@ -42,6 +43,7 @@ pub const TABLES: &[(&str, &str)] = &[
     ("holdup_client", CLIENT),
     ("holdup_seen", SEEN),
     ("holdup_arrival", ARRIVAL),
+    ("holdup_retracted", retraction::TABLE),
 ];
 
 const COLUMNS: [&str; 6] = [
@@ -117,6 +119,7 @@ pub(super) fn prepare(
             tx.execute_batch(sql).map_err(failed)?;
         }
     }
+    retraction::prepare(&tx).map_err(failed)?;
     // Not ours yet, or salvaged without what was noted in it.
     let ours = meta::<i64>(&tx, "schema").map_err(failed)?.is_some();
     if !ours {
@@ -319,7 +322,7 @@ fn set_index(conn: &Connection, index: bool) -> rusqlite::Result<()> {
     })
 }
 
-fn kind(conn: &Connection, name: &str) -> rusqlite::Result<Option<String>> {
+pub(super) fn kind(conn: &Connection, name: &str) -> rusqlite::Result<Option<String>> {
     conn.query_row(
         "SELECT type FROM sqlite_schema WHERE lower(name) = ?1",
         [name],

@@ -11,8 +11,9 @@ use crate::durable::Reserve;
 
 use super::StoreState;
 use super::error::{Fault, StoreError, fault};
-use super::mailbox::{CheckpointReport, Mode};
+use super::mailbox::{CheckpointReport, Mode, RetractOrder};
 use super::retention;
+use super::retraction::{self, RetractError};
 use super::schema::set_meta;
 use super::writer::{FULL_CHECKPOINT, FULL_RETRY, GATE_RETRY_MAX, LOOK, LOOK_IDLE, Writer, text};
 
@@ -129,6 +130,49 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// One row; who asked is told what became of it.
+    pub(super) fn retract(&mut self, order: RetractOrder) {
+        let RetractOrder { what, tell } = order;
+        let gate = Arc::clone(&self.gate);
+        let Some(pass) = gate.try_enter() else {
+            tell.send(Err(RetractError::GateClosed)).ok();
+            return;
+        };
+        let began = self.clock.mono();
+        let at = self.clock.wall().as_millis();
+        let done = match retraction::write(&self.conn, &what, at) {
+            Ok(done) => {
+                self.note(self.clock.mono().since(began), 0);
+                retraction::answer(&what, done)
+            }
+            Err(e) => Err(self.not_retracted(e)),
+        };
+        drop(pass);
+        // Who does not wait any more can look it up.
+        tell.send(done).ok();
+    }
+
+    /// Readings are taken on, whatever became of the retraction, but not on a medium or a file
+    /// that failed. A full disk is for the next commit to meet.
+    fn not_retracted(&mut self, e: rusqlite::Error) -> RetractError {
+        const DOING: &str = "retract readings in";
+        let kind = fault(&e);
+        let malformed = matches!(
+            e.sqlite_error_code(),
+            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
+        );
+        match kind {
+            Fault::Medium => {}
+            Fault::Database if malformed => {}
+            Fault::Busy | Fault::Full | Fault::Row | Fault::Database => {
+                return StoreError::sqlite(&self.path, DOING, e).into();
+            }
+        }
+        self.failed(DOING, e);
+        // The failed commit may have reached the medium.
+        RetractError::NotAnswered
     }
 
     /// The disk is full: what was taken from clients still goes in, by the room kept back, and

@@ -23,7 +23,7 @@ use super::batch::{self, Clients};
 use super::error::{Fault, StoreError, fault};
 use super::ledger::{Ledger, Mark};
 use super::look::suspicion;
-use super::mailbox::{CommitReport, Mailbox, Mode, OrderError, Slots};
+use super::mailbox::{CommitReport, Mailbox, Mode, OrderError, RetractOrder, Slots};
 use super::retention;
 use super::rows::Chunk;
 use super::schema::Book;
@@ -46,6 +46,7 @@ enum Task {
     Checkpoint(Mode, u64),
     Routine,
     Retention,
+    Retract(RetractOrder),
     Probe,
     /// A step of a hot copy.
     Copy(CopyOrder),
@@ -111,6 +112,7 @@ impl Writer {
             | Task::Checkpoint(..)
             | Task::Routine
             | Task::Retention
+            | Task::Retract(_)
             | Task::Probe
             | Task::Stop) => self.carry_out(task),
         }
@@ -130,6 +132,7 @@ impl Writer {
             }
             Task::Routine => self.routine(),
             Task::Retention => self.retention(),
+            Task::Retract(order) => self.retract(order),
             Task::Probe => self.probe(),
             Task::Copy(order) => order.idle(),
             Task::Stop => return ControlFlow::Break(()),
@@ -157,6 +160,7 @@ impl Writer {
                 | Task::Checkpoint(..)
                 | Task::Routine
                 | Task::Retention
+                | Task::Retract(_)
                 | Task::Probe
                 | Task::Stop) => self.carry_out(task)?,
             }
@@ -169,6 +173,7 @@ impl Writer {
         loop {
             if slots.ended.is_some() {
                 slots.copies.clear();
+                slots.retract = None;
                 if slots.stop {
                     return Task::Stop;
                 }
@@ -177,6 +182,10 @@ impl Writer {
             }
             if let Some((mode, ticket)) = slots.order.take() {
                 return Task::Checkpoint(mode, ticket);
+            }
+            // Answered at once, done or not: it never waits for the gate or for room.
+            if let Some(order) = slots.retract.take() {
+                return Task::Retract(order);
             }
             self.take_over(&mut slots);
             let now = self.clock.mono();
@@ -462,6 +471,7 @@ impl Writer {
         slots.in_flight = false;
         let left = std::mem::take(&mut slots.chunks);
         slots.copies.clear();
+        slots.retract = None;
         // Before anybody is told, so that who is told can ask.
         self.set_state(&state);
         self.mailbox.answer(slots);

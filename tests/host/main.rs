@@ -32,6 +32,7 @@ mod recover;
 mod recover_memory;
 mod recover_power;
 mod restore;
+mod retract;
 mod rooms;
 mod snapshot;
 mod store;

@@ -47,7 +47,7 @@ const MAY: &[(&str, &[&str])] = &[
         "cli",
         &[
             "agent", "audit", "backup", "board", "doctor", "demo", "drill", "guard", "recovery",
-            "ingest", "queue", "config", "clock", "durable",
+            "ingest", "queue", "store", "config", "clock", "durable",
         ],
     ),
     ("main", &["cli"]),
