@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::durable::read_own;
 
-use super::create::PART;
+use super::part::PART;
 use super::{ArchiveName, BackupError, Manifest};
 
 /// The longest manifest that is read.

@@ -5,10 +5,9 @@
 //! removed or finished by the next run. It must never change what it backs up.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,20 +26,20 @@ use super::check::{Checked, check};
 use super::copy::{self, Copier};
 use super::escape::escape;
 use super::hex::hex;
+use super::part::{PART, own_alone, tidy, tidy_work, with_part};
 use super::site::Site;
+use super::space::{device, enough, expected};
 use super::tree::{Avoid, Found, FoundKind, Met, Walked, attributes};
 use super::verify::read_back;
 use super::{
     ArchiveName, BackupError, DatabaseEntry, FileEntry, FileKind, HOW_TO_OPEN, Kind, MANIFEST,
-    MANIFEST_FORMAT, Manifest, OneTime, Passed, Recipient, Role, Verified, catalogue,
+    MANIFEST_FORMAT, Manifest, OneTime, Passed, Recipient, Role, Verified,
 };
 
 /// What the first entry of every archive says.
 const HOW_TO: &str = include_str!("HOW-TO-OPEN.txt");
 /// Room that is left free beside what is written.
 const SPARE: u64 = 1 << 20;
-/// What an archive may grow by, as a percentage, against the one before.
-const GROWTH: u64 = 150;
 /// Of headers, paddings and the manifest, for each entry and in all.
 const OVERHEAD: u64 = 4 << 10;
 /// Where included files lie in the archive.
@@ -177,9 +176,6 @@ pub fn create(request: &Request<'_>, site: &Site<'_>) -> Result<Made, BackupErro
     }
     done
 }
-
-/// What a file is called until it is whole.
-pub(super) const PART: &str = ".part";
 
 struct Run<'a> {
     request: &'a Request<'a>,
@@ -580,64 +576,6 @@ impl Run<'_> {
     }
 }
 
-/// Writes `manifest` in place of the one at `sidecar`.
-pub(super) fn rewrite(
-    sidecar: &Path,
-    manifest: &Manifest,
-    medium: &Medium,
-    site: &Site<'_>,
-) -> Result<(), BackupError> {
-    let odd = |e: serde_json::Error| BackupError::io("write", sidecar)(io::Error::other(e));
-    let bytes = manifest.to_bytes().map_err(odd)?;
-    let fresh = with_part(sidecar);
-    let _pass =
-        crate::durable::enter(site.gate, site.stop).map_err(BackupError::io("write", sidecar))?;
-    medium.replace(&fresh, &bytes)?;
-    own_alone(&fresh)?;
-    Ok(medium.rename(&fresh, sidecar)?)
-}
-
-/// Finishes or removes what a cut left in `dir` of backups of `gateway`.
-///
-/// # Errors
-/// The directory cannot be listed or changed.
-pub(super) fn tidy(dir: &Path, gateway: &str, medium: &Medium) -> Result<(), BackupError> {
-    for entry in fs::read_dir(dir).map_err(BackupError::io("list", dir))? {
-        let path = entry.map_err(BackupError::io("list", dir))?.path();
-        let Some(file) = path.file_name().and_then(|n| n.to_str()) else {
-            continue;
-        };
-        let stem = file.strip_suffix(".new").unwrap_or(file);
-        let Some(stem) = stem.strip_suffix(PART) else {
-            continue;
-        };
-        // Another gateway may be writing here at this moment.
-        let Ok(name) = stem.parse::<ArchiveName>() else {
-            continue;
-        };
-        if name.gateway() != gateway {
-            continue;
-        }
-        let published = dir.join(name.archive()).exists();
-        if published && file == format!("{}{PART}", name.manifest()) {
-            medium.rename(&path, &dir.join(name.manifest()))?;
-        } else {
-            medium.remove(&path)?;
-        }
-    }
-    Ok(())
-}
-
-/// Removes the copies that a cut left.
-fn tidy_work(site: &Site<'_>) -> Result<(), BackupError> {
-    let list = fs::read_dir(site.work).map_err(BackupError::io("list", site.work))?;
-    for entry in list {
-        let path = entry.map_err(BackupError::io("list", site.work))?.path();
-        site.medium.remove(&path)?;
-    }
-    Ok(())
-}
-
 fn blank(request: &Request<'_>, site: &Site<'_>, made: Wall) -> Manifest {
     Manifest {
         format: MANIFEST_FORMAT,
@@ -680,58 +618,9 @@ fn salt() -> Result<u16, BackupError> {
     Ok(u16::from_le_bytes(bytes))
 }
 
-/// What an archive of `all` bytes may come to, by what the last one came to.
-fn expected(all: u64, to: &Path, gateway: &str) -> u64 {
-    let last = catalogue::list(to).ok().and_then(|found| {
-        let own = found
-            .into_iter()
-            .rev()
-            .filter(|l| l.name.gateway() == gateway);
-        own.filter_map(|l| l.manifest).find(Manifest::is_verified)
-    });
-    let Some(last) = last else { return all };
-    let plain: u64 = last.plain_bytes();
-    let Some(facts) = last.archive.filter(|_| plain > 0) else {
-        return all;
-    };
-    let packed = u128::from(facts.bytes) * u128::from(all) * u128::from(GROWTH);
-    let packed = u64::try_from(packed / u128::from(plain) / 100);
-    packed.unwrap_or(all).min(all)
-}
-
-fn enough(dir: &Path, needed: u64) -> Result<(), BackupError> {
-    let free = catalogue::room(dir)?.free;
-    if free < needed {
-        return Err(BackupError::NoRoom {
-            path: dir.to_owned(),
-            free,
-            needed,
-        });
-    }
-    Ok(())
-}
-
-fn device(path: &Path) -> Result<u64, BackupError> {
-    use std::os::unix::fs::MetadataExt;
-    let meta = fs::metadata(path).map_err(BackupError::io("look at", path))?;
-    Ok(meta.dev())
-}
-
 fn mtime(meta: &fs::Metadata) -> i64 {
     use std::os::unix::fs::MetadataExt;
     meta.mtime()
-}
-
-pub(super) fn with_part(path: &Path) -> PathBuf {
-    let mut name: Vec<u8> = path.as_os_str().as_bytes().to_vec();
-    name.extend(PART.as_bytes());
-    OsString::from_vec(name).into()
-}
-
-/// Readable for its owner alone: a manifest names what a gateway holds.
-fn own_alone(path: &Path) -> Result<(), BackupError> {
-    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-    rustix::fs::chmod(path, mode).map_err(|e| BackupError::io("change mode of", path)(e.into()))
 }
 
 pub(super) fn in_full(e: &dyn std::error::Error) -> String {

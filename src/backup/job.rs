@@ -14,7 +14,8 @@ use crate::config::Settings;
 use crate::durable::Medium;
 use crate::store;
 
-use super::create::{in_full, rewrite};
+use super::create::in_full;
+use super::part::rewrite;
 use super::prune::{self, Cause};
 use super::retention::Rule;
 use super::state::{BackupState, LastBackup, LastFailure, TargetState};

@@ -25,12 +25,14 @@ mod job;
 mod keys;
 mod manifest;
 mod name;
+mod part;
 pub mod prune;
 mod rehearse;
 pub mod restore;
 pub mod retention;
 mod site;
 pub mod snapshot;
+mod space;
 pub mod state;
 pub mod target;
 #[cfg(test)]

@@ -12,7 +12,8 @@ use serde::Serialize;
 use crate::durable::Medium;
 
 use super::catalogue::{Listed, Standing};
-use super::create::{in_full, rewrite};
+use super::create::in_full;
+use super::part::rewrite;
 use super::target::hash_of;
 use super::{ArchiveFacts, BackupError, Identity, Manifest, Site, Verified, read_back};
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rusqlite::Connection;
 
 use super::catalogue::{Standing, list};
-use super::create::with_part;
+use super::part::with_part;
 use super::*;
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::durable::{Closer, Gate, Medium};

@@ -8,8 +8,8 @@ use std::path::Path;
 use rustix::fs::{Advice, fadvise};
 use sha2::{Digest, Sha256};
 
-use crate::backup::create::{PART, tidy, with_part};
 use crate::backup::hex::hex;
+use crate::backup::part::{PART, tidy, with_part};
 use crate::backup::{BackupError, Made, Site, catalogue};
 use crate::durable::{Bulk, Medium};
 

@@ -1,3 +1,5 @@
+//! Finding, marking and taking back, against a real database.
+
 use std::ops::ControlFlow;
 
 use rusqlite::{Connection, StatementStatus};
