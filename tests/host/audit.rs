@@ -229,7 +229,12 @@ fn the_spool_of_an_agent_killed_while_parked_is_appended_by_the_next() {
     home.power(true);
     agent.wait_for_supply("Parked");
     configure(&home, &mut agent, 7000);
-    agent.wait_for("the entry that waits", |s| s["audit"]["waiting"] == 1);
+    // Counted as soon as it is handed over; it outlives the agent once it is in the spool.
+    let spool = home.path("run/audit.spool");
+    agent.wait_for("the entry that waits", |s| {
+        let spooled = fs::read(&spool).unwrap_or_default();
+        s["audit"]["waiting"] == 1 && spooled.windows(6).any(|w| w == b"config")
+    });
     let parked = agent.status().expect("status")["uptime_s"].clone();
     agent.kill();
     let agent = home.serving();

@@ -180,8 +180,13 @@ fn an_orderly_start_keeps_no_evidence_and_reports_nothing() {
 #[test]
 fn a_damaged_queue_does_not_keep_readings_from_being_taken() {
     let home = Home::new();
-    filled(&home, 10);
-    strike(&home.data("sync_queue.db"), |bytes| noise(bytes));
+    let queue = home.data("sync_queue.db");
+    let mut agent = home.serving();
+    agent.wait_for("a queue that has pages", |_| {
+        fs::metadata(&queue).is_ok_and(|m| m.len() > 0)
+    });
+    agent.kill();
+    strike(&queue, |bytes| noise(bytes));
     let mut agent = home.start();
     let status = agent.wait_for("a store", |s| s["store"] == "running");
     let report = recovered(&status, "sync_queue.db").unwrap_or_else(|| panic!("{}", home.log()));
