@@ -464,6 +464,7 @@ impl Agent {
             queue_desk,
             shared,
             recoverer,
+            queue_damaged: Mutex::default(),
             said: Mutex::default(),
         };
         let (tell, opened) = mpsc::channel();

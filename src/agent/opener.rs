@@ -35,8 +35,19 @@ pub(super) struct Opener {
     pub(super) shared: Arc<Shared>,
     pub(super) reserve: Arc<Reserve>,
     pub(super) recoverer: Recoverer,
+    /// Why the queue is not opened, where it is damaged and could not be recovered.
+    pub(super) queue_damaged: Mutex<Option<String>>,
     /// What was said last of why it cannot be opened yet.
     pub(super) said: Mutex<String>,
+}
+
+/// Why a database is suspected, if it is.
+fn noted(database: &Path) -> Option<String> {
+    match read_own_if_there(&suspicion(database), LONGEST_SUSPICION) {
+        Ok(why) => why.map(|why| String::from_utf8_lossy(&why).into_owned()),
+        // A note that cannot be read is one all the same.
+        Err(e) => Some(e.to_string()),
+    }
 }
 
 /// The databases that the agent has open.
@@ -75,6 +86,10 @@ impl Opener {
             Err(_) => self.shared.stop(),
         }
         let store = opened?;
+        if let Some(why) = lock(&self.queue_damaged).as_deref() {
+            self.queue_desk.not_opened(why);
+            return Ok(Opened { store, queue: None });
+        }
         let queue = queue::start(
             &self.settings,
             &self.queue_desk,
@@ -154,13 +169,24 @@ impl Opener {
             self.settings.gateway.queue_path(),
             self.settings.gateway.store_path(),
         );
-        match self.look_after(&queue, None) {
+        let noted = noted(&queue);
+        match self.look_after(&queue, noted.as_deref()) {
             Err(e @ AgentError::Recovery(RecoveryError::Stopped { .. })) => return Err(e),
-            // Whatever is wrong with it, readings are taken.
-            Err(e) => log::error!("{}", explain(&e)),
-            Ok(_) => {}
+            // Whatever is wrong with it, readings are taken; SQLite opens nothing of which there is
+            // no evidence.
+            Err(e) => {
+                let why = explain(&e);
+                log::error!("the queue is not opened: {why}");
+                *lock(&self.queue_damaged) = Some(why);
+            }
+            Ok(_) => {
+                *lock(&self.queue_damaged) = None;
+                if noted.is_some() {
+                    self.medium.remove(&suspicion(&queue))?;
+                }
+                queue::keep_above(&queue, &self.gate, &self.desk.orders())?;
+            }
         }
-        queue::keep_above(&queue, &self.gate, &self.desk.orders())?;
         self.sound(&store, |salvaged| self.open_store(&store, salvaged))
     }
 
@@ -171,15 +197,10 @@ impl Opener {
         database: &Path,
         open: impl Fn(bool) -> Result<T, StoreError>,
     ) -> Result<T, AgentError> {
-        let note = suspicion(database);
-        let noted = match read_own_if_there(&note, LONGEST_SUSPICION) {
-            Ok(why) => why.map(|why| String::from_utf8_lossy(&why).into_owned()),
-            // A note that cannot be read is one all the same.
-            Err(e) => Some(e.to_string()),
-        };
+        let noted = noted(database);
         let verdict = self.look_after(database, noted.as_deref())?;
         if noted.is_some() {
-            self.medium.remove(&note)?;
+            self.medium.remove(&suspicion(database))?;
         }
         match open(is_other(verdict)) {
             Err(e @ StoreError::Malformed { .. }) => {

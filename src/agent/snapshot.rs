@@ -19,7 +19,7 @@ use crate::durable::{CopyError, Gate, Heed, HotCopy, Medium, enter};
 use crate::guard::Shared;
 use crate::power::State;
 use crate::queue::{QueueDesk, QueueState};
-use crate::store::{Orders, StoreState};
+use crate::store::{Orders, StoreState, suspicion};
 
 use super::AgentError;
 use super::costs::lock;
@@ -269,6 +269,13 @@ impl Worker {
                     log::info!("no snapshot of {}: {e}", path.display());
                     return false;
                 }
+                Err(e @ SnapshotError::Faulty { .. }) => {
+                    let why = explain(&e);
+                    self.suspect(&path, &why);
+                    problem = Some(format!(
+                        "{why}; it is recovered when the agent starts again"
+                    ));
+                }
                 Err(e) => problem = Some(explain(&e)),
             }
         }
@@ -281,6 +288,19 @@ impl Worker {
         }
         seen.problem = problem;
         seen.problem.is_none()
+    }
+
+    /// Notes beside the database that it is damaged, for the next start.
+    fn suspect(&self, path: &std::path::Path, why: &str) {
+        let Some(_pass) = self.means.gate.try_enter() else {
+            return;
+        };
+        if let Err(e) = self.means.medium.replace(&suspicion(path), why.as_bytes()) {
+            log::error!(
+                "the next start is not told that it is damaged: {}",
+                explain(&e)
+            );
+        }
     }
 
     fn take(

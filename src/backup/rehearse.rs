@@ -26,6 +26,29 @@ pub fn verify(
     keys: Option<&[Identity]>,
     site: &Site<'_>,
 ) -> Result<Manifest, BackupError> {
+    let done = look(one, keys, site);
+    if done.is_err() {
+        disprove(one, site)?;
+    }
+    done
+}
+
+/// What is not any more what was verified does not count from now on.
+fn disprove(one: &Listed, site: &Site<'_>) -> Result<(), BackupError> {
+    let counted = one.manifest.as_ref().filter(|m| m.is_verified());
+    let (Some(manifest), true) = (counted, one.archive().exists()) else {
+        return Ok(());
+    };
+    let said = manifest.archive.as_ref().map(|a| a.sha256.as_str());
+    if said == Some(hash_of(&one.archive(), site)?.as_str()) {
+        return Ok(());
+    }
+    let mut manifest = manifest.clone();
+    manifest.verified = None;
+    rewrite(&one.sidecar(), &manifest, &Medium::open(&one.dir)?, site)
+}
+
+fn look(one: &Listed, keys: Option<&[Identity]>, site: &Site<'_>) -> Result<Manifest, BackupError> {
     let path = one.archive();
     let no = |why: String| BackupError::NotVerified {
         path: path.clone(),

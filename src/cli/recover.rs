@@ -89,7 +89,8 @@ pub(super) fn run(config: &Path, args: &RecoverArgs, out: &mut dyn Write) -> any
     let whole = match report.verdict {
         Verdict::Clean | Verdict::Replayed => true,
         Verdict::Salvaged | Verdict::Restored => {
-            !args.dry_run && report.lost_transactions == 0 && report.missing.is_empty()
+            let told = report.lost_transactions == 0 && report.missing.is_empty();
+            !args.dry_run && told && report.damaged_places == 0
         }
         Verdict::Fresh | Verdict::Unrecoverable => false,
     };
@@ -155,7 +156,9 @@ fn anywhere(
             let name = database.file_name().unwrap_or_default();
             known_of(settings, &settings.gateway.data_dir.join(name))
         }
-        None => (known_tables(), None),
+        // What the tables of others look like is only in their own schema.
+        None if is_ours_by_name(database) => (known_tables(), None),
+        None => (Vec::new(), None),
     };
     let recall = own.map(|s| Recall::new(s.gateway.snapshots_path(), &medium));
     let request = Request {
@@ -172,6 +175,12 @@ fn anywhere(
         begins: &|_| {},
     };
     Ok(recovery::recover(&request, &site))
+}
+
+/// A gateway's database on another machine.
+fn is_ours_by_name(database: &Path) -> bool {
+    let name = database.file_name().and_then(|n| n.to_str());
+    name.is_some_and(|n| n.contains("edge_store") || n.contains("sync_queue"))
 }
 
 /// A directory for copies that nobody keeps; removed when dropped.
@@ -241,6 +250,13 @@ fn print(r: &Report, dry: bool, out: &mut dyn Write) -> anyhow::Result<()> {
     if r.skipped_frames > 0 {
         let value = format!("{} frames at its end were not looked at", r.skipped_frames);
         row(out, "log", value)?;
+    }
+    if r.damaged_places > 0 {
+        let value = format!(
+            "{} pages could not be read in full: rows of them may be lost, or be older ones",
+            r.damaged_places
+        );
+        row(out, "tables", value)?;
     }
     for table in &r.tables {
         row(out, "table", format!("{}: {} rows", table.name, table.rows))?;

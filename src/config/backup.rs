@@ -46,7 +46,7 @@ pub(super) fn backup(
             "holds a secret key, which must not be on the gateway",
             "remove it, take it to be known, and run `holdup backup keygen` for a new one",
         );
-    } else if let Some(odd) = backup.recipients.iter().find(|r| !r.starts_with("age1")) {
+    } else if let Some(odd) = backup.recipients.iter().find(|r| !is_recipient(r)) {
         m.complain(
             "backup.recipients",
             format!("holds {odd:?}, which is no recipient"),
@@ -87,4 +87,11 @@ pub(super) fn backup(
         ));
     }
     backup
+}
+
+/// `age1` and 58 letters and digits of Bech32; whether they fit each other shows when it is used.
+fn is_recipient(text: &str) -> bool {
+    let bech32 = |b: u8| (b.is_ascii_lowercase() || b.is_ascii_digit()) && !b"1bio".contains(&b);
+    text.strip_prefix("age1")
+        .is_some_and(|rest| rest.len() == 58 && rest.bytes().all(bech32))
 }

@@ -97,6 +97,13 @@ impl QueueDesk {
         }
     }
 
+    /// The queue is not opened, because of this.
+    pub fn not_opened(&self, why: &str) {
+        let stats = self.inner.stats.lock();
+        let mut stats = stats.unwrap_or_else(PoisonError::into_inner);
+        stats.state = QueueState::Failed(why.into());
+    }
+
     /// The store has committed readings. Does not block, and wakes nobody twice.
     pub fn ring(&self) {
         if !self.inner.rung.swap(true, SeqCst) {

@@ -216,7 +216,12 @@ pub(super) fn prepare(conn: &mut Connection, path: &Path) -> Result<Book, StoreE
     }
     let version = match meta(&tx, "schema").map_err(failed)? {
         Some(rusqlite::types::Value::Integer(n)) => n,
-        _ => 0,
+        // Salvaged without what was noted in it.
+        None => {
+            set_meta(&tx, "schema", VERSION).map_err(failed)?;
+            VERSION
+        }
+        Some(_) => 0,
     };
     if version != VERSION {
         return Err(schema(

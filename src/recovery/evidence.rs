@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::durable::Bulk;
+use crate::durable::{Bulk, read_own};
 
 use super::RecoveryError;
 use super::files::{ALL, Identity, companion, open_existing};
@@ -27,6 +27,8 @@ const MANIFEST: &str = "manifest.json";
 pub(super) const REPORT: &str = "report.json";
 /// How the name of a folder ends that is not whole yet.
 const PART: &str = ".part";
+/// Bytes of a manifest at most.
+const LONGEST: u64 = 1 << 24;
 /// Read at once; where that fails, block by block.
 const READ: usize = 256 * 1024;
 const BLOCK: usize = 4096;
@@ -182,15 +184,17 @@ impl Evidence {
         kept.end(site)
     }
 
-    /// The newest evidence, where it is a copy of these very files: then a cut interrupted what
-    /// came behind it, and a second copy would only wear the card.
+    /// The newest evidence, where it is a copy of these very files of which nothing came yet: then a
+    /// cut interrupted what came behind it, and a second copy would only wear the card.
     pub(super) fn of_these_files(
         database: &Path,
         site: &Site<'_>,
     ) -> Result<Option<Self>, RecoveryError> {
         let newest = all(site.evidence)?.pop().filter(|e| {
             let m = &e.manifest;
-            m.how == How::Copied && m.database == database && e.is_there()
+            let ended = e.dir.join(REPORT).exists();
+            let copied = m.how == How::Copied && !m.files.is_empty();
+            copied && !ended && m.database == database && e.is_there()
         });
         let Some(kept) = newest else { return Ok(None) };
         let whole = kept.manifest.files.iter().all(|f| f.unreadable.is_empty());
@@ -210,7 +214,7 @@ impl Evidence {
     /// The evidence in `dir`.
     pub fn read(dir: &Path) -> Result<Self, RecoveryError> {
         let path = dir.join(MANIFEST);
-        let text = fs::read(&path).map_err(|e| cannot("read", &path, e))?;
+        let text = read_own(&path, LONGEST).map_err(|e| cannot("read", &path, e))?;
         let manifest: Manifest = serde_json::from_slice(&text)
             .map_err(|e| cannot("understand", &path, io::Error::other(e)))?;
         Ok(Self {
@@ -347,7 +351,8 @@ pub(super) fn prune(
     let root = site.evidence;
     let mut kept = all(root)?;
     kept.pop();
-    kept.retain(|e| !needed.contains(&e.dir.as_path()));
+    // Of what has no report yet nothing came so far: it may be all that there is.
+    kept.retain(|e| !needed.contains(&e.dir.as_path()) && e.dir.join(REPORT).exists());
     let newest = all(root)?.last().map_or(0, Evidence::bytes);
     let mut total: u64 = kept.iter().map(Evidence::bytes).sum::<u64>() + newest;
     let mut removed = Vec::new();

@@ -42,6 +42,13 @@ impl Identity {
     }
 }
 
+impl Identity {
+    /// Of no bytes.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+}
+
 impl From<&fs::Metadata> for Identity {
     fn from(m: &fs::Metadata) -> Self {
         Self {

@@ -2,7 +2,8 @@
 //!
 //! It promises that from [`Hold::take`] until the hold is dropped no other process reads or
 //! writes the database through SQLite: a program that kept the old file open would go on writing
-//! to it after the swap, into nothing. Held by open file descriptions, so that closing another
+//! to it after the swap, into nothing. Whoever merely has the file open, as far as /proc shows it,
+//! counts too. Held by open file descriptions, so that closing another
 //! descriptor of the same file in this process does not give the lock away. It must never wait.
 
 use std::fs::File;
@@ -74,6 +75,13 @@ impl Hold {
                 }
                 Err(e) => return Err(io(e)),
             }
+        }
+        // With a rollback journal an idle connection has no lock, and would go on with the old file.
+        if holders(database, &|| false).is_ok_and(|h| h.is_some_and(|h| !h.pids.is_empty())) {
+            return Err(HoldError::InUse {
+                path: database.to_owned(),
+                by: who(database),
+            });
         }
         Ok(Self { _files: files })
     }

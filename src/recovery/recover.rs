@@ -13,6 +13,7 @@ use crate::clock::Mono;
 use super::acknowledged::Acknowledged;
 use super::candidates::{Candidate, Chosen, Class, FromLog, Judged, Opinion, choose};
 use super::evidence::{Evidence, REPORT, prune};
+use super::files::{ALL, companion};
 use super::hold::Hold;
 use super::look::{Condition, Looked, look};
 use super::missing::missing;
@@ -85,6 +86,7 @@ pub fn recover(request: &Request<'_>, site: &Site<'_>) -> Result<Report, Recover
         since: site.clock.mono(),
         steps: Vec::new(),
         earlier: None,
+        finished: None,
     };
     run.run()
 }
@@ -97,6 +99,8 @@ struct Run<'a> {
     steps: Vec<StepTaken>,
     /// Kept while somebody had the database open, who changed it since.
     earlier: Option<Evidence>,
+    /// Of a swap that was interrupted and is finished now, if nobody was told of it.
+    finished: Option<Evidence>,
 }
 
 impl Run<'_> {
@@ -109,6 +113,9 @@ impl Run<'_> {
             hold = Some(Hold::take(database)?);
         }
         let mut evidence = if in_place { self.resume()? } else { None };
+        if let Some(kept) = self.finished.take() {
+            return self.tell_finished(kept);
+        }
         let unmoved = in_place && evidence.is_none();
         let (mut looked, mut found) = self.look(evidence.as_ref())?;
         // Kept by an earlier try, while somebody had it open.
@@ -245,6 +252,16 @@ impl Run<'_> {
             Way::Copy(to) => to.clone(),
             Way::Look(dir) => dir.join("candidate"),
         };
+        // SQLite would lay what stands there over what is made.
+        for suffix in ALL.iter().filter(|s| !s.is_empty()) {
+            let beside = companion(&out, suffix);
+            if request.way == Way::InPlace {
+                site.remove(&beside)?;
+            } else if beside.symlink_metadata().is_ok() {
+                let there = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+                return Err(RecoveryError::io("write beside", &beside)(there));
+            }
+        }
         (request.say)("building what can be read");
         let chosen = self.choose(&looked, &out)?;
         let best = chosen.best.map(|b| &chosen.judged[b]);
@@ -283,6 +300,8 @@ impl Run<'_> {
             }
         });
         let restored = self.restore(&looked, best, &out)?;
+        // Where a snapshot was tried in vain, what is without a row is not kept.
+        let sound = sound && out.exists();
         let verdict = match (sound, rows) {
             _ if restored.is_some() => Verdict::Restored,
             (true, 1..) => Verdict::Salvaged,
@@ -303,6 +322,9 @@ impl Run<'_> {
             report.tables = best.map(tables).unwrap_or_default();
             report.missing = missing(&out, request.acknowledged)?;
             report.lost_rows_known = report.missing.iter().map(|m| m.rows()).sum();
+            report.damaged_places = best.map_or(0, |b| {
+                u64::from(b.traits.pages_behind) + u64::from(b.traits.holes)
+            });
             if best.is_some_and(|b| b.traits.class == Class::Earlier) {
                 let through = u64::from(best.map_or(0, |b| b.traits.through));
                 let all = looked.wal.transactions().len() as u64;
@@ -456,6 +478,7 @@ impl Run<'_> {
             took_ms: 0.0,
             at: String::new(),
             skipped_frames: wal.skipped(),
+            damaged_places: 0,
         }
     }
 

@@ -118,6 +118,10 @@ pub struct Report {
     /// 2,097,152 frames only the first are read.
     #[serde(default, skip_serializing_if = "is_none_of_them")]
     pub skipped_frames: u64,
+    /// Pages of tables of which the last state, or any, could not be read in full: rows of them may
+    /// be lost, or be older ones, of which nobody can say the ids.
+    #[serde(default, skip_serializing_if = "is_none_of_them")]
+    pub damaged_places: u64,
 }
 
 #[expect(
@@ -158,6 +162,13 @@ impl fmt::Display for Report {
                 f,
                 "; {} frames at the end of the log were not looked at",
                 self.skipped_frames
+            )?;
+        }
+        if self.damaged_places > 0 {
+            write!(
+                f,
+                "; {} pages of its tables could not be read in full",
+                self.damaged_places
             )?;
         }
         match self.missing.as_slice() {

@@ -9,16 +9,20 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid, chownat};
 use serde::{Deserialize, Serialize};
+
+use crate::durable::read_own_if_there;
 
 use super::RecoveryError;
 use super::evidence::Evidence;
 use super::files::{ALL, Identity, companion};
 use super::site::Site;
 
+/// Bytes of a journal at most.
+const LONGEST: u64 = 1 << 16;
 /// Version of the journal.
 const VERSION: u32 = 1;
 
@@ -43,9 +47,38 @@ enum Step {
     Swapping {
         old: Option<Identity>,
         new: Identity,
+        /// The old one's logs.
+        #[serde(default)]
+        logs: Logs,
     },
     /// The files are being removed; they are in the evidence.
-    Clearing { old: Option<Identity> },
+    Clearing {
+        old: Option<Identity>,
+        /// Its logs.
+        #[serde(default)]
+        logs: Logs,
+    },
+}
+
+/// What SQLite keeps a database's last transactions in.
+const LOGS: [&str; 2] = ["-wal", "-journal"];
+
+/// The logs beside a database, in that order.
+type Logs = [Option<Identity>; 2];
+
+fn logs_of(database: &Path) -> Result<Logs, RecoveryError> {
+    let mut logs = Logs::default();
+    for (suffix, log) in LOGS.iter().zip(&mut logs) {
+        let path = companion(database, suffix);
+        *log = Identity::of(&path).map_err(|e| cannot("look at", &path, e))?;
+    }
+    Ok(logs)
+}
+
+/// Did somebody write a log there since? One that is gone, or empty, holds nothing.
+fn is_written_since(now: Logs, then: Logs) -> bool {
+    let mut both = now.into_iter().zip(then);
+    both.any(|(now, then)| now.is_some_and(|n| !n.is_empty() && Some(n) != then))
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -126,6 +159,7 @@ pub(super) fn swap(
         old: identity(database)?,
         new: identity(&new)?
             .ok_or_else(|| cannot("look at", &new, io::Error::from(io::ErrorKind::NotFound)))?,
+        logs: logs_of(database)?,
     };
     write(database, &evidence.dir, step, site)?;
     finish_swap(database, site)
@@ -138,7 +172,8 @@ pub(super) fn clear(
     site: &Site<'_>,
 ) -> Result<(), RecoveryError> {
     let old = Identity::of(database).map_err(|e| cannot("look at", database, e))?;
-    let step = Step::Clearing { old };
+    let logs = logs_of(database)?;
+    let step = Step::Clearing { old, logs };
     write(database, &evidence.dir, step, site)?;
     finish_clearing(database, site)
 }
@@ -158,14 +193,11 @@ pub(super) fn is_unfinished(database: &Path) -> bool {
 /// Finishes what a cut interrupted.
 pub(super) fn resume(database: &Path, site: &Site<'_>) -> Result<Resumed, RecoveryError> {
     let path = journal(database);
-    let text = match fs::read(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            // A staged file without its journal is half made.
-            site.remove(&staged(database))?;
-            return Ok(Resumed::Nothing);
-        }
-        Err(e) => return Err(cannot("read", &path, e)),
+    let found = read_own_if_there(&path, LONGEST).map_err(|e| cannot("read", &path, e))?;
+    let Some(text) = found else {
+        // A staged file without its journal is half made.
+        site.remove(&staged(database))?;
+        return Ok(Resumed::Nothing);
     };
     let entry: Entry = serde_json::from_slice(&text)
         .map_err(|e| cannot("understand", &path, io::Error::other(e)))?;
@@ -174,8 +206,20 @@ pub(super) fn resume(database: &Path, site: &Site<'_>) -> Result<Resumed, Recove
         return Err(cannot("understand", &path, e));
     }
     let evidence = folder(database).join(entry.evidence);
+    let climbs = evidence.components().any(|c| c == Component::ParentDir);
+    if climbs || !evidence.starts_with(site.evidence) {
+        let e = io::Error::other(format!(
+            "it names evidence outside {}: whoever wrote it, it was not this recovery; move it away",
+            site.evidence.display()
+        ));
+        return Err(cannot("use", &path, e));
+    }
     match entry.step {
         Step::Moving => {
+            if is_another(database, &evidence)? {
+                site.remove(&path)?;
+                return Ok(Resumed::CalledOff(evidence));
+            }
             finish_moving(database, &evidence, site)?;
             Ok(Resumed::InEvidence(evidence))
         }
@@ -195,9 +239,10 @@ pub(super) fn resume(database: &Path, site: &Site<'_>) -> Result<Resumed, Recove
                 (false, _) => Ok(Resumed::InEvidence(evidence)),
             }
         }
-        Step::Swapping { old, new } => {
+        Step::Swapping { old, new, logs } => {
             let now = Identity::of(database).map_err(|e| cannot("look at", database, e))?;
-            if now != old && now != Some(new) {
+            let written = is_written_since(logs_of(database)?, logs);
+            if written || (now != old && now != Some(new)) {
                 site.remove(&staged(database))?;
                 site.remove(&path)?;
                 return Ok(Resumed::CalledOff(evidence));
@@ -205,9 +250,10 @@ pub(super) fn resume(database: &Path, site: &Site<'_>) -> Result<Resumed, Recove
             finish_swap(database, site)?;
             Ok(Resumed::Swapped(evidence))
         }
-        Step::Clearing { old } => {
+        Step::Clearing { old, logs } => {
             let now = Identity::of(database).map_err(|e| cannot("look at", database, e))?;
-            if now.is_some() && now != old {
+            let written = is_written_since(logs_of(database)?, logs);
+            if written || (now.is_some() && now != old) {
                 site.remove(&path)?;
                 return Ok(Resumed::CalledOff(evidence));
             }
@@ -232,6 +278,22 @@ pub(super) fn put_back(
         }
     }
     site.remove(&journal(database))
+}
+
+/// Are those that still stand there others than the evidence was made for?
+fn is_another(database: &Path, evidence: &Path) -> Result<bool, RecoveryError> {
+    let kept = Evidence::read(evidence)?;
+    for suffix in ALL.iter().filter(|s| **s != "-shm") {
+        let path = companion(database, suffix);
+        let now = Identity::of(&path).map_err(|e| cannot("look at", &path, e))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let then = kept.manifest.files.iter().find(|f| f.name == name);
+        let then = then.and_then(|f| f.identity);
+        if now.is_some_and(|n| !n.is_empty() && then.is_some_and(|t| t != n)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn finish_moving(database: &Path, evidence: &Path, site: &Site<'_>) -> Result<(), RecoveryError> {
@@ -483,6 +545,85 @@ mod tests {
     }
 
     #[test]
+    fn a_transaction_that_only_a_new_log_holds_calls_the_swap_off_too() {
+        for clearing in [false, true] {
+            let world = World::new();
+            let medium = world.medium();
+            let site = world.site(&medium);
+            let evidence = Evidence::copy(&world.db(), "test", &site).expect("copy");
+            fs::write(staged(&world.db()), b"new").expect("stage");
+            // The journal, and the old log is removed; the database stands as it was.
+            medium.cut_after(4);
+            let done = if clearing {
+                clear(&world.db(), &evidence, &site)
+            } else {
+                swap(&world.db(), &evidence, &site)
+            };
+            done.expect_err("cut");
+            let log = companion(&world.db(), "-wal");
+            fs::remove_file(&log).ok();
+            fs::write(&log, b"committed after the cut").expect("write");
+            let resumed = resume(&world.db(), &world.site(&world.medium())).expect("resume");
+            assert!(matches!(resumed, Resumed::CalledOff(_)), "{resumed:?}");
+            assert_eq!(
+                world.file("-wal").as_deref(),
+                Some(&b"committed after the cut"[..])
+            );
+            assert_eq!(world.file("").as_deref(), Some(&b"damaged"[..]));
+        }
+    }
+
+    #[test]
+    fn a_database_written_after_its_log_was_moved_away_is_not_moved_too() {
+        let world = World::new();
+        let medium = world.medium();
+        let site = world.site(&medium);
+        let evidence = Evidence::for_moving(&world.db(), "test", &site).expect("make");
+        // The journal, and the log is moved.
+        medium.cut_after(5);
+        move_away(&world.db(), &evidence, &site).expect_err("cut");
+        assert!(world.file("-wal").is_none() && world.file("").is_some());
+        fs::write(world.db(), b"written by the application meanwhile").expect("write");
+        let resumed = resume(&world.db(), &world.site(&world.medium())).expect("resume");
+        assert!(matches!(resumed, Resumed::CalledOff(_)), "{resumed:?}");
+        assert_eq!(
+            world.file("").as_deref(),
+            Some(&b"written by the application meanwhile"[..])
+        );
+    }
+
+    #[test]
+    fn a_journal_that_somebody_planted_moves_no_file_elsewhere() {
+        let world = World::new();
+        let elsewhere = world.home.path().join("victim");
+        fs::create_dir(&elsewhere).expect("folder");
+        for path in ["victim", "evidence/../victim"] {
+            let text = format!(r#"{{"version":1,"evidence":"{path}","step":"moving"}}"#);
+            fs::write(journal(&world.db()), text).expect("plant");
+            let e = resume(&world.db(), &world.site(&world.medium())).expect_err("refused");
+            let why = std::error::Error::source(&e).map(ToString::to_string);
+            assert!(why.is_some_and(|w| w.contains("outside")), "{e}");
+            assert!(world.file("").is_some(), "it stays");
+        }
+    }
+
+    #[test]
+    fn evidence_of_which_nothing_came_yet_is_never_pruned() {
+        let world = World::new();
+        let medium = world.medium();
+        let site = world.site(&medium);
+        let unfinished = Evidence::for_moving(&world.db(), "test", &site).expect("make");
+        move_away(&world.db(), &unfinished, &site).expect("move");
+        for (suffix, bytes) in OLD {
+            fs::write(companion(&world.db(), suffix), bytes).expect("plant");
+        }
+        Evidence::copy(&world.db(), "another database", &site).expect("copy");
+        let removed = super::super::evidence::prune(0, &[], &site).expect("prune");
+        assert!(removed.is_empty(), "{removed:?}");
+        assert!(world.are_in(&unfinished.dir));
+    }
+
+    #[test]
     fn the_oldest_evidence_goes_first_and_the_newest_never() {
         let world = World::new();
         let medium = world.medium();
@@ -497,8 +638,6 @@ mod tests {
         assert_eq!(numbers, [1, 2, 3, 4]);
         let each: u64 = OLD.iter().map(|(_, b)| b.len() as u64).sum();
         let root = &world.evidence;
-        // As it lies beside the evidence of a recovery that ended.
-        fs::write(kept[0].dir.join("report.json"), b"{}").expect("plant");
         let prune = |most| super::super::evidence::prune(most, &[], &site);
         assert_eq!(
             prune(2 * each).expect("prune"),

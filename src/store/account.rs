@@ -64,6 +64,14 @@ fn judge(last: Option<&Noted>, book: &mut Book, mailbox: &Mailbox) {
     match standing {
         Standing::Nothing => {}
         Standing::Agrees => mailbox.stats.ledger(|l| l.upto = Some(noted.highest)),
+        // Whoever restored it knew, and said so in the audit log.
+        Standing::Missing { from, upto } if book.floor >= upto => {
+            log::warn!(
+                "readings {from} to {upto}, acknowledged once, are not in the store, which was restored \
+                 from a backup; their ids are not used again"
+            );
+            mailbox.stats.ledger(|l| l.upto = Some(upto));
+        }
         Standing::Missing { from, upto } => {
             log::error!(
                 "ACKNOWLEDGED READINGS ARE MISSING: ids {from} to {upto} were acknowledged (noted {}), \

@@ -368,6 +368,115 @@ fn what_root_recovers_still_belongs_to_the_agents_user() {
 }
 
 #[test]
+fn a_foreign_database_gets_no_table_of_ours_and_unread_pages_are_no_success() {
+    let home = Home::new();
+    let path = home.path("app.db");
+    let conn = rusqlite::Connection::open(&path).expect("open");
+    conn.execute_batch(
+        "CREATE TABLE m(id INTEGER PRIMARY KEY, text TEXT);
+         WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+         INSERT INTO m SELECT i, printf('%050d', i) FROM n;",
+    )
+    .expect("rows");
+    conn.close().expect("close");
+    strike(&path, |bytes| noise(&mut bytes[20 * 4096..21 * 4096]));
+    let out = home.holdup(&["recover", &path.display().to_string(), "--json"]);
+    let report: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    assert_eq!(out.status.code(), Some(1), "rows are lost: {report:#}");
+    assert!(report["damaged_places"].as_u64() >= Some(1), "{report:#}");
+    let conn = rusqlite::Connection::open(&path).expect("open");
+    let names: String = conn
+        .query_row("SELECT group_concat(name) FROM sqlite_schema", [], |r| {
+            r.get(0)
+        })
+        .expect("schema");
+    assert_eq!(names, "m");
+}
+
+#[test]
+fn what_only_the_application_can_judge_is_no_damage() {
+    let home = Home::new();
+    let path = home.path("app.db");
+    let conn = rusqlite::Connection::open(&path).expect("open");
+    conn.execute_batch(
+        "CREATE TABLE person(id INTEGER PRIMARY KEY, first TEXT COLLATE BINARY, born INTEGER);
+         CREATE INDEX i ON person(first);
+         WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 500)
+         INSERT INTO person SELECT i, 'x' || i, NULL FROM n;
+         PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema SET sql = replace(replace(sql, 'born INTEGER',
+             'born INTEGER NOT NULL'), 'BINARY', 'OF_THE_APPLICATION') WHERE name = 'person';",
+    )
+    .expect("rows");
+    conn.close().expect("close");
+    let before = fs::read(&path).expect("read");
+    let out = home.holdup(&["recover", &path.display().to_string()]);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out));
+    assert!(text(&out).contains("clean"), "{}", text(&out));
+    assert!(fs::read(&path).expect("read") == before, "left alone");
+}
+
+#[test]
+fn a_damaged_queue_of_which_no_evidence_can_be_kept_is_not_opened_and_ingest_goes_on() {
+    let home = Home::with(
+        "holdup_ms = 4000\nglitch_ms = 50\nrestore_ms = 100\nsettle_after = 0",
+        "[queue]\nenabled = true\n",
+    );
+    filled(&home, 100);
+    let queue = home.data("sync_queue.db");
+    strike(&queue, |bytes| noise(bytes));
+    fs::remove_dir_all(home.data("evidence")).ok();
+    home.write("data/evidence", b"in the way");
+    let before = fs::read(&queue).expect("read");
+    let mut agent = home.serving();
+    agent.wait_for("a queue that failed", |s| s["queue"]["state"] == "failed");
+    let mut client = home.client();
+    client.send();
+    client.wait_acked(1);
+    agent.kill();
+    assert!(fs::read(&queue).expect("read") == before, "untouched");
+}
+
+#[test]
+fn an_idle_connection_to_a_database_with_a_rollback_journal_is_named() {
+    let home = Home::new();
+    let path = home.path("app.db");
+    let conn = rusqlite::Connection::open(&path).expect("open");
+    conn.execute_batch("CREATE TABLE m(id INTEGER PRIMARY KEY); INSERT INTO m VALUES (1), (2);")
+        .expect("rows");
+    strike(&path, |bytes| noise(&mut bytes[4096 + 3000..]));
+    let out = home.holdup(&["recover", &path.display().to_string()]);
+    assert_eq!(out.status.code(), Some(3), "{}", text(&out));
+    let own = std::process::id().to_string();
+    assert!(text(&out).contains(&own), "{}", text(&out));
+    drop(conn);
+}
+
+#[test]
+fn each_recovery_has_evidence_of_its_own_also_of_a_store_that_is_gone() {
+    let home = Home::new();
+    for _ in 0..2 {
+        filled(&home, 5);
+        for suffix in ["", "-wal", "-shm"] {
+            fs::remove_file(home.data(&format!("edge_store.db{suffix}"))).ok();
+        }
+    }
+    strike(&home.data("sync_queue.db"), |bytes| noise(bytes));
+    let mut agent = home.start();
+    agent.wait_for("service", |s| s["store"] == "running");
+    agent.stop();
+    for entry in fs::read_dir(home.data("evidence")).expect("list").flatten() {
+        let report = fs::read(entry.path().join("report.json")).expect("a report");
+        let report: Value = serde_json::from_slice(&report).expect("JSON");
+        assert_eq!(
+            report["evidence"].as_str().map(PathBuf::from),
+            Some(entry.path()),
+            "{report:#}"
+        );
+    }
+}
+
+#[test]
 fn the_verb_names_a_database_that_is_not_there() {
     let home = Home::new();
     let out = home.holdup(&["recover", "/nonexistent/app.db"]);

@@ -50,8 +50,11 @@ fn a_database_twice_as_large_as_the_memory_is_recovered_row_by_row_and_by_its_in
         &path,
         "SELECT rootpage FROM sqlite_schema WHERE name = 'by_text'",
     );
-    let file = File::options().read(true).write(true).open(&path);
-    let file = file.expect("open");
+    // Open no longer than it is used: nobody else may have the database open.
+    let file = || {
+        let file = File::options().read(true).write(true).open(&path);
+        file.expect("open")
+    };
     // The bound is one: with a quarter of it nothing can be done.
     let short = recover_within(DATA_KIB / 64, &path, &out);
     assert!(
@@ -64,12 +67,14 @@ fn a_database_twice_as_large_as_the_memory_is_recovered_row_by_row_and_by_its_in
     let mut page = [0; 4096];
     let leaf = (u64::try_from(root).expect("a page")..)
         .find(|n| {
-            file.read_exact_at(&mut page, n * 4096)
+            file()
+                .read_exact_at(&mut page, n * 4096)
                 .expect("a leaf of the index");
             page[0] == 10
         })
         .expect("a leaf");
-    file.write_all_at(b"0", leaf * 4096 + 4090 - 200)
+    file()
+        .write_all_at(b"0", leaf * 4096 + 4090 - 200)
         .expect("damage");
     let made = recover_within(DATA_KIB, &path, &out);
     assert_eq!(made.status.code(), Some(0), "{made:?}");
@@ -87,7 +92,7 @@ fn a_database_twice_as_large_as_the_memory_is_recovered_row_by_row_and_by_its_in
     fs::remove_file(&out).expect("remove");
 
     // The header is lost: each row is read from its page, and the index made of them.
-    file.write_all_at(&[0; 100], 0).expect("damage");
+    file().write_all_at(&[0; 100], 0).expect("damage");
     let made = recover_within(DATA_KIB, &path, &out);
     assert_eq!(made.status.code(), Some(0), "{made:?}");
     assert_eq!(

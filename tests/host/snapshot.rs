@@ -260,6 +260,36 @@ fn a_damaged_snapshot_is_passed_over_for_the_one_before_and_where_none_is_left_t
 }
 
 #[test]
+fn damage_that_only_a_snapshot_meets_is_recovered_at_the_next_start() {
+    let home = home();
+    let agent = home.serving();
+    send(&mut home.client(), 2000);
+    agent.stop();
+    // A leaf in the middle, which neither the start nor the writer reads.
+    let store = home.data("edge_store.db");
+    let mut bytes = fs::read(&store).expect("read");
+    let middle = bytes.len() / 2048 * 1024;
+    for (n, byte) in bytes[middle..middle + 1024].iter_mut().enumerate() {
+        *byte = (n * 37 + 11) as u8;
+    }
+    #[expect(clippy::disallowed_methods, reason = "the test plants damage")]
+    fs::write(&store, bytes).expect("write");
+    let mut agent = home.serving();
+    agent.wait_for("a snapshot that finds it", |s| {
+        let problem = s["snapshots"]["problem"].as_str().unwrap_or_default();
+        problem.contains("edge_store.db is faulty")
+    });
+    agent.stop();
+    let mut agent = home.start();
+    let status = agent.wait_for("a report", |s| {
+        s["store"] == "running" && !s["recovered"].to_string().is_empty()
+    });
+    let all = status["recovered"].to_string();
+    assert!(all.contains("edge_store.db"), "{all}");
+    agent.stop();
+}
+
+#[test]
 fn killed_while_it_takes_snapshots_an_agent_leaves_none_under_a_final_name_that_is_not_whole() {
     let home = home();
     let mut whole = 0;

@@ -99,6 +99,7 @@ pub fn rebuild(
     }
     let mut fresh = Fresh::make(&schema, into, pace)?;
     let salvaged = salvage(pages, &schema, &mut fresh)?;
+    fresh.drop_unfound(&salvaged)?;
     let left_out = fresh.finish()?;
     Ok(told(&schema, salvaged, left_out))
 }
@@ -316,6 +317,24 @@ impl<'s> Fresh<'s> {
             at += 1;
         }
         statement.raw_execute()
+    }
+
+    /// Removes the tables that were only looked for, and of which there is nothing.
+    fn drop_unfound(&mut self, salvaged: &Salvaged) -> Result<(), RecoveryError> {
+        self.end()?;
+        let schema = self.schema;
+        for (i, table) in schema.tables.iter().enumerate() {
+            let found = table.root.is_some() || salvaged.tables.get(i).is_some_and(|t| t.kept > 0);
+            if found || self.missing.get(i).is_none_or(|missing| *missing) {
+                continue;
+            }
+            self.begin()?;
+            self.conn
+                .execute_batch(&format!("DROP TABLE {}", quoted(&table.name)))
+                .map_err(failed(self.into))?;
+            self.end()?;
+        }
+        Ok(())
     }
 
     fn finish(mut self) -> Result<Vec<(String, String)>, RecoveryError> {

@@ -7,9 +7,11 @@
 use std::path::Path;
 
 use super::Run;
-use crate::recovery::evidence::{Evidence, clear_parts};
+use crate::recovery::evidence::{Evidence, REPORT, clear_parts};
 use crate::recovery::files::free_bytes;
 use crate::recovery::look::Looked;
+use crate::recovery::missing::missing;
+use crate::recovery::report::{Report, Verdict};
 use crate::recovery::swap::{self, Resumed};
 use crate::recovery::{HoldError, RecoveryError};
 
@@ -58,6 +60,8 @@ impl Run<'_> {
                     "finished a swap that was interrupted; its evidence is {}",
                     dir.display()
                 ));
+                let kept = Evidence::read(&dir)?;
+                self.finished = Some(kept).filter(|_| !dir.join(REPORT).exists());
                 return Ok(None);
             }
             Resumed::CalledOff(dir) => {
@@ -72,6 +76,24 @@ impl Run<'_> {
         };
         self.took("went on with a recovery that was interrupted");
         Ok(Some(kept))
+    }
+
+    /// The report of a recovery that was cut before it could give one.
+    pub(super) fn tell_finished(&mut self, kept: Evidence) -> Result<Report, RecoveryError> {
+        let database = self.request.database;
+        (self.request.begins)(&kept.manifest.reason);
+        let verdict = if database.exists() {
+            Verdict::Salvaged
+        } else {
+            Verdict::Fresh
+        };
+        let was = self.look_at(&kept.database())?;
+        let mut report = self.report(&was, verdict, kept.manifest.reason.clone());
+        if verdict == Verdict::Salvaged {
+            report.missing = missing(database, self.request.acknowledged)?;
+            report.lost_rows_known = report.missing.iter().map(|m| m.rows()).sum();
+        }
+        self.finish(report, Some(kept))
     }
 
     /// Copies the files as evidence, or moves them where there is no room for two.

@@ -548,6 +548,7 @@ fn frames_that_were_not_looked_at_are_told_of() {
         since: site.clock.mono(),
         steps: Vec::new(),
         earlier: None,
+        finished: None,
     };
     let report = run.as_it_is(&looked);
     assert_eq!(report.skipped_frames, all - 40, "{report:?}");
