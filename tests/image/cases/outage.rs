@@ -296,7 +296,7 @@ fn cut_in_mid_plan_loses_nothing_acknowledged() {
         .0;
         load.wait_for("acknowledgements", |a| a.acked > 300);
         if cut_at == "Failing" {
-            scene.machine.throttle_writes(Some(2 << 10));
+            scene.machine.throttle_writes(Some(8 << 10));
         }
         if cut_at != "Good" {
             scene.machine.lines.set(POWER_FAIL, true);
