@@ -104,6 +104,21 @@ impl BlockLog {
         self.entries().split_off(skip)
     }
 
+    /// What reaches the card from now on, while it does.
+    pub(crate) fn follow(&self) -> Follower<'_> {
+        let entries = self.entries();
+        let end = |e: &Entry| match e.kind {
+            EntryKind::Write => e.data_at + e.sectors * 512,
+            EntryKind::Flush | EntryKind::Discard => e.data_at,
+        };
+        Follower {
+            log: self,
+            file: self.open(),
+            seen: entries.len() as u64,
+            at: entries.last().map_or(512, end),
+        }
+    }
+
     /// The bytes that `entry` wrote.
     pub(crate) fn data(&self, entry: &Entry) -> Vec<u8> {
         let mut data = vec![0; usize::try_from(entry.sectors * 512).expect("a write fits")];
@@ -142,6 +157,37 @@ impl BlockLog {
 
     fn open(&self) -> File {
         File::open(&self.path).unwrap_or_else(|error| panic!("{}: {error}", self.path.display()))
+    }
+}
+
+/// The end of a log that grows.
+#[derive(Debug)]
+pub(crate) struct Follower<'l> {
+    log: &'l BlockLog,
+    file: File,
+    seen: u64,
+    at: u64,
+}
+
+impl Follower<'_> {
+    /// The bytes of the next write (none for a flush); `None`: there was none since.
+    pub(crate) fn next(&mut self) -> Option<Vec<u8>> {
+        let (entries, sector_size) = self.log.superblock()?;
+        if self.seen == entries {
+            return None;
+        }
+        let [_, sectors, flags, _] = read_words(&self.file, self.at);
+        let length = match flags & FLAG_DISCARD {
+            0 => sectors * sector_size,
+            _ => 0,
+        };
+        let mut data = vec![0; usize::try_from(length).expect("a write fits")];
+        self.file
+            .read_exact_at(&mut data, self.at + sector_size)
+            .expect("reading the block log");
+        self.at += sector_size + length;
+        self.seen += 1;
+        Some(data)
     }
 }
 

@@ -46,7 +46,16 @@ impl Stopwatch {
 }
 
 /// Asks `condition` again and again until it answers; `None` when `patience` ran out first.
-pub(crate) fn poll<T>(patience: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
+pub(crate) fn poll<T>(patience: Duration, condition: impl FnMut() -> Option<T>) -> Option<T> {
+    poll_each(Duration::from_millis(20), patience, condition)
+}
+
+/// The same, asking every `interval`.
+pub(crate) fn poll_each<T>(
+    interval: Duration,
+    patience: Duration,
+    mut condition: impl FnMut() -> Option<T>,
+) -> Option<T> {
     let deadline = Deadline::after(patience);
     loop {
         if let Some(answer) = condition() {
@@ -55,7 +64,7 @@ pub(crate) fn poll<T>(patience: Duration, mut condition: impl FnMut() -> Option<
         if deadline.expired() {
             return None;
         }
-        pace(Duration::from_millis(20));
+        pace(interval);
     }
 }
 
