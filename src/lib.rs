@@ -10,6 +10,7 @@ pub mod board;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod console;
 pub mod demo;
 pub mod doctor;
 pub mod drill;

@@ -233,6 +233,20 @@ impl Diary {
         }
     }
 
+    /// Enters what somebody else in the house did; is it durable when this returns?
+    pub(super) async fn enter(
+        &self,
+        action: String,
+        actor: String,
+        details: Value,
+        calm: bool,
+    ) -> bool {
+        self.audit.note(&action, &actor, details);
+        let audit = self.audit.clone();
+        let flush = move || calm && audit.flush(BEFORE);
+        tokio::task::spawn_blocking(flush).await.unwrap_or(false)
+    }
+
     /// The stop was asked for: entered at once while the gate is open.
     pub(super) fn stopping(&self, gate: &Gate) {
         if std::mem::replace(&mut lock(&self.seen).stopping, true) {

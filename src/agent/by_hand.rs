@@ -107,6 +107,12 @@ impl ByHand {
         }
     }
 
+    /// Enters one fact; is it durable when this returns?
+    pub fn enter(&self, action: &str, actor: &str, details: Value) -> bool {
+        self.audit.note(action, actor, details);
+        self.audit.flush(BEFORE)
+    }
+
     /// Enters how it ended: with `told` of what came of it, or with its error.
     ///
     /// # Errors

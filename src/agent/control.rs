@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 
 use crate::guard::{Answer, Ended, LastOutage, Request};
 use crate::power::{LineHealth, Measuring, State};
-use crate::store::{Found, Span, StoreState};
+use crate::store::{Found, Span, StoreState, check_actor};
 
 use super::AgentError;
 use super::backup::BackupReport;
@@ -59,6 +59,15 @@ pub enum ControlRequest {
         /// Who asks; `null`: the user at the other end.
         by: Option<String>,
     },
+    /// Enter in the audit log what a technician does at the console.
+    Enter {
+        /// What: begins with `console.`.
+        action: String,
+        /// The technician.
+        by: String,
+        /// More of it.
+        details: Value,
+    },
     /// Take a retraction back.
     Unretract {
         /// Its number.
@@ -90,6 +99,8 @@ pub enum ControlAnswer {
     Failed(String),
     /// The number of the retraction that was made or taken back.
     Retracted(i64),
+    /// It is entered; `true`: durable, `false`: it waits until it can be.
+    Entered(bool),
 }
 
 /// How a rehearsal went.
@@ -216,6 +227,12 @@ async fn talk(stream: UnixStream, source: &StatusSource, turn: &Mutex<()>) -> io
         }
         // It takes long, and keeps nothing else from being asked for.
         Ok(ControlRequest::Backup) => back_up(&mut write, source, actor).await,
+        // It waits for nobody's turn.
+        Ok(ControlRequest::Enter {
+            action,
+            by,
+            details,
+        }) => enter(&mut write, source, action, by, details).await,
         Ok(request) => match turn.try_lock() {
             Err(_) => {
                 let why = "another request is being carried out".to_owned();
@@ -232,6 +249,11 @@ async fn talk(stream: UnixStream, source: &StatusSource, turn: &Mutex<()>) -> io
                 },
                 ControlRequest::Disarm => ask(&mut write, source, Request::Disarm, actor).await,
                 ControlRequest::Backup => back_up(&mut write, source, actor).await,
+                ControlRequest::Enter {
+                    action,
+                    by,
+                    details,
+                } => enter(&mut write, source, action, by, details).await,
                 ControlRequest::Retract {
                     span,
                     found,
@@ -248,6 +270,27 @@ async fn talk(stream: UnixStream, source: &StatusSource, turn: &Mutex<()>) -> io
             },
         },
     }
+}
+
+async fn enter(
+    write: &mut Writer,
+    source: &StatusSource,
+    action: String,
+    by: String,
+    details: Value,
+) -> io::Result<()> {
+    if !action.starts_with("console.") {
+        let why = format!("{action}: only what is done at the console is entered so");
+        return say(write, &ControlAnswer::Refused(why)).await;
+    }
+    if let Err(why) = check_actor(&by) {
+        return say(write, &ControlAnswer::Refused(why.to_string())).await;
+    }
+    let durable = source
+        .diary
+        .enter(action, by, details, is_calm(source))
+        .await;
+    say(write, &ControlAnswer::Entered(durable)).await
 }
 
 async fn back_up(write: &mut Writer, source: &StatusSource, actor: String) -> io::Result<()> {

@@ -255,6 +255,7 @@ fn ask_agent(settings: &Settings, say: &dyn Fn(&str)) -> anyhow::Result<Asked> {
             other @ (ControlAnswer::Rehearsing(_)
             | ControlAnswer::Rehearsed(_)
             | ControlAnswer::Armed(_)
+            | ControlAnswer::Entered(_)
             | ControlAnswer::Retracted(_)) => {
                 anyhow::bail!("the agent's answer is not understood: {other:?}")
             }

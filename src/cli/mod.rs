@@ -10,6 +10,8 @@ mod backup_keygen;
 mod backup_keys;
 mod backup_restore;
 pub mod config;
+mod console;
+mod console_desk;
 mod demo;
 mod doctor;
 mod drill;
@@ -100,6 +102,8 @@ enum Verb {
     },
     /// Rehearse the worst days in an isolated home, and prove what comes back.
     Drill(drill::DrillArgs),
+    /// The technician's console on a serial line, or on this terminal.
+    Console(console::ConsoleArgs),
     /// Check or show the configuration.
     Config {
         #[command(subcommand)]
@@ -126,7 +130,7 @@ enum ConfigVerb {
 impl Verb {
     fn wants_json(&self) -> bool {
         match self {
-            Self::Run => false,
+            Self::Run | Self::Console(_) => false,
             Self::Demo { json }
             | Self::Status { json }
             | Self::Doctor { json }
@@ -180,6 +184,7 @@ fn dispatch(args: &Args) -> anyhow::Result<u8> {
         Verb::Queue { what } => queue::run(&args.config, what, out),
         Verb::Backup { what } => backup::run(&args.config, what, out),
         Verb::Drill(what) => drill::run(&args.config, what, out),
+        Verb::Console(what) => console::run(&args.config, what),
         Verb::Ingest { json } => {
             let settings = crate::config::load(&args.config)?.settings;
             let progress = !json && io::stderr().is_terminal();

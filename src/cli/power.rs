@@ -337,6 +337,7 @@ pub(super) fn talk(
         ControlRequest::Rehearse
         | ControlRequest::Measure
         | ControlRequest::Disarm
+        | ControlRequest::Enter { .. }
         | ControlRequest::Backup => PATIENCE,
         // The agent answers after the audit log and the store, of which each has its time.
         ControlRequest::Retract { .. } | ControlRequest::Unretract { .. } => 4 * PATIENCE,
@@ -384,6 +385,7 @@ pub(super) fn talk(
             | ControlAnswer::Step(_)
             | ControlAnswer::BackedUp(_)
             | ControlAnswer::Failed(_)
+            | ControlAnswer::Entered(_)
             | ControlAnswer::Retracted(_) => {}
         }
         last = Some(answer);

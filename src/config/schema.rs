@@ -206,6 +206,11 @@ pub const KEYS: &[Key] = &[
     key("drill", "every", Kind::Choice(&["never", "weekly", "monthly", "quarterly"]), Some("never"), "", "how often the agent holds a drill of every scenario, while power is good"),
     key("drill", "home", Kind::Path, Some("/var/tmp"), "", "where such a drill makes its isolated home"),
 
+    key("console", "port", Kind::Path, Some("/dev/holdup-console"), "", "the serial line of `holdup console`; udev/91-holdup-console.rules makes this name"),
+    key("console", "baud", int(1_200, 4_000_000), Some("115200"), "baud", "its speed; 8 data bits, no parity, 1 stop bit"),
+    key("console", "allowed_signers", Kind::Path, Some("/etc/holdup/allowed_signers"), "", "whose SSH keys log in, in OpenSSH's form; the console enrols the first one"),
+    key("console", "revoked_signers", Kind::Path, Some("/etc/holdup/revoked_signers"), "", "keys or fingerprints that no longer do, one a line"),
+
     key("database", "path", Kind::Path, None, "", "another application's SQLite database that the plan makes durable"),
     key("database", "priority", int(0, 1_000), Some("50"), "", "higher goes first; the agent's own store is 100, its queue 90"),
     key("database", "role", Kind::Choice(&["guarded"]), Some("guarded"), "", "made durable, never repaired"),

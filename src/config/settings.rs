@@ -30,6 +30,8 @@ pub struct Settings {
     pub backup: BackupSettings,
     /// `[drill]`
     pub drill: DrillSettings,
+    /// `[console]`
+    pub console: ConsoleSettings,
     /// `[[database]]`, highest priority first.
     pub databases: Vec<DatabaseSettings>,
 }
@@ -372,6 +374,19 @@ pub struct DrillSettings {
     pub every: Option<Duration>,
     /// Where it makes the isolated home then.
     pub home: PathBuf,
+}
+
+/// `[console]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsoleSettings {
+    /// The serial line.
+    pub port: PathBuf,
+    /// Its speed, in baud.
+    pub baud: u32,
+    /// Whose SSH keys log in.
+    pub allowed_signers: PathBuf,
+    /// Keys that no longer do.
+    pub revoked_signers: PathBuf,
 }
 
 /// How many `[[database]]` entries there may be: the plan has a place for each.

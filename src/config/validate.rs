@@ -9,9 +9,9 @@ use super::fragment::{DatabaseEntry, Value};
 use super::merge::Merged;
 use super::problem::{Problem, printable};
 use super::settings::{
-    DatabaseSettings, DrillSettings, EventSettings, FreezePolicy, GatewaySettings, GpioAbi,
-    IngestSettings, MOST_DATABASES, OnParkMax, PowerSettings, QueueSettings, RecoverySettings,
-    Settings, SnapshotSettings, Source, StoreSettings, WhenFull,
+    ConsoleSettings, DatabaseSettings, DrillSettings, EventSettings, FreezePolicy, GatewaySettings,
+    GpioAbi, IngestSettings, MOST_DATABASES, OnParkMax, PowerSettings, QueueSettings,
+    RecoverySettings, Settings, SnapshotSettings, Source, StoreSettings, WhenFull,
 };
 use super::{backup, gauge, lines};
 
@@ -76,6 +76,7 @@ pub(super) fn settings(m: &mut Merged, warnings: &mut Vec<Problem>) -> Settings 
         queue: queue(m),
         backup: backup::backup(m, &gateway, warnings),
         drill: drill(m),
+        console: console(m),
         gateway,
         power,
         board,
@@ -299,6 +300,15 @@ fn drill(m: &Merged) -> DrillSettings {
         rto: Duration::from_secs(m.int("drill.rto_s")),
         every: days.map(|d: u64| Duration::from_secs(d * 86_400)),
         home: PathBuf::from(m.text("drill.home")),
+    }
+}
+
+fn console(m: &Merged) -> ConsoleSettings {
+    ConsoleSettings {
+        port: PathBuf::from(m.text("console.port")),
+        baud: u32::try_from(m.int("console.baud")).unwrap_or(u32::MAX),
+        allowed_signers: PathBuf::from(m.text("console.allowed_signers")),
+        revoked_signers: PathBuf::from(m.text("console.revoked_signers")),
     }
 }
 

@@ -34,6 +34,33 @@ fn make() {
     put("ledger", notes());
     put("queue", lines());
     put("audit", entries());
+    put("console", sessions());
+}
+
+/// What is typed and pasted at a console.
+fn sessions() -> Vec<Vec<u8>> {
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFsq0EOa7iLWdb9h3zCa++ToSzQJOR7FiKcfRl2fStAD";
+    let signature = "-----BEGIN SSH SIGNATURE-----\rU1NIU0lHAAAAAQAAADMAAAALc3NoLWVkMjU1MTkA\r\
+                     -----END SSH SIGNATURE-----\r";
+    let typed = [
+        "\rhelp\rstatus\rdata rec\t\r".to_owned(),
+        format!("\rlogin\r\x1b[200~{signature}\x1b[201~\x03\rlogout\r"),
+        "\rlo\x1b[Dx\x7f\x1b[A\x1b[B\x15\x17\x0cclaim\r\x04".to_owned(),
+    ];
+    let read = [
+        format!("# keys\nkim namespaces=\"holdup\",valid-before=\"20300101Z\" {KEY} laptop\n"),
+        signature.replace('\r', "\n"),
+    ];
+    let mut all = Vec::new();
+    for (options, texts) in [(0x20, &typed[..]), (1, &read[..])] {
+        all.extend(texts.iter().map(|t| {
+            let mut bytes = vec![options];
+            bytes.extend(t.as_bytes());
+            bytes
+        }));
+    }
+    all
 }
 
 /// A case and one of it for each fault.

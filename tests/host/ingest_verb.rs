@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use holdup::cli::ingest::{IngestOpts, run};
 use holdup::config::{
-    BackupSettings, BoardKind, BoardSettings, DrillSettings, EventSettings, FreezePolicy,
-    GatewaySettings, OnParkMax, PowerSettings, QueueSettings, RecoverySettings, Settings,
-    SnapshotSettings, Source, WhenFull,
+    BackupSettings, BoardKind, BoardSettings, ConsoleSettings, DrillSettings, EventSettings,
+    FreezePolicy, GatewaySettings, OnParkMax, PowerSettings, QueueSettings, RecoverySettings,
+    Settings, SnapshotSettings, Source, WhenFull,
 };
 
 use crate::ingest::{Server, line};
@@ -64,6 +64,12 @@ fn settings(server: &Server) -> Settings {
             rto: s(300),
             every: None,
             home: home.clone(),
+        },
+        console: ConsoleSettings {
+            port: "/dev/null".into(),
+            baud: 115_200,
+            allowed_signers: "/nowhere".into(),
+            revoked_signers: "/nowhere".into(),
         },
         recovery: RecoverySettings {
             evidence_max: 1 << 20,

@@ -10,6 +10,7 @@ mod audit;
 mod backup;
 mod board;
 mod config;
+mod console;
 mod cross;
 mod demo;
 mod drill;

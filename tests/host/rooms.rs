@@ -38,6 +38,7 @@ const MAY: &[(&str, &[&str])] = &[
             "hooks", "audit", "durable", "clock", "config",
         ],
     ),
+    ("console", &["agent", "guard", "clock"]),
     ("demo", &["agent", "clock"]),
     (
         "doctor",
@@ -46,8 +47,8 @@ const MAY: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "agent", "audit", "backup", "board", "doctor", "demo", "drill", "guard", "recovery",
-            "ingest", "queue", "store", "config", "clock", "durable",
+            "agent", "audit", "backup", "board", "console", "doctor", "demo", "drill", "guard",
+            "recovery", "ingest", "queue", "store", "config", "clock", "durable",
         ],
     ),
     ("main", &["cli"]),
