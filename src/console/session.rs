@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::clock::Mono;
 
 use super::commands::{self, Command, Does, Needs};
-use super::editor::{Edited, Editor, Line, Terminal};
+use super::editor::{Edited, Editor, Line, Terminal, WIDTH};
 use super::keys::{ESCAPE, Key, Keys};
 use super::login::{ANSWER, Challenge, is_complete};
 use super::pager::Pager;
@@ -429,8 +429,7 @@ impl Session {
         let random = match host.random() {
             Ok(random) => random,
             Err(why) => {
-                out.say(&why);
-                out.say("\r\n");
+                say_plainly("", &why, out);
                 return self.prompt(host, out);
             }
         };
@@ -460,16 +459,15 @@ impl Session {
         match host.redeem(challenge, &self.answer) {
             Ok(technician) => {
                 self.editor.forget();
-                out.say("\r\nWelcome, ");
-                say_plainly(&technician, out);
-                out.say(". `why` says what to do, `help` lists the commands.\r\n");
+                out.say("\r\n");
+                say_plainly("Welcome,", &format!("{technician}."), out);
+                out.say("`why` says what to do, `help` lists the commands.\r\n");
                 self.technician = Some(technician);
             }
             Err(why) => {
                 self.editor.forget();
-                out.say("\r\nNot logged in: ");
-                say_plainly(&why, out);
                 out.say("\r\n");
+                say_plainly("Not logged in:", &why, out);
             }
         }
         self.prompt(host, out);
@@ -488,8 +486,7 @@ impl Session {
                 self.prompt(host, out);
             }
             Err(why) => {
-                say_plainly(&why, out);
-                out.say("\r\n");
+                say_plainly("", &why, out);
                 self.prompt(host, out);
             }
         }
@@ -503,9 +500,7 @@ impl Session {
                 out.say("\r\nType login to use it.\r\n");
             }
             Err(why) => {
-                out.say("Not enrolled: ");
-                say_plainly(&why, out);
-                out.say("\r\n");
+                say_plainly("Not enrolled:", &why, out);
             }
         }
         self.prompt(host, out);
@@ -524,8 +519,7 @@ impl Session {
                 };
             }
             Err(why) => {
-                say_plainly(&why, out);
-                out.say("\r\n");
+                say_plainly("", &why, out);
                 self.prompt(host, out);
             }
         }
@@ -633,8 +627,7 @@ impl Session {
         if let State::Running { pager, over, .. } = &mut self.state {
             pager.end(out);
             if let Some(how) = over.take().filter(|h| !h.is_empty()) {
-                say_plainly(&how, out);
-                out.say("\r\n");
+                say_plainly("", &how, out);
             }
         }
         self.prompt(host, out);
@@ -647,18 +640,30 @@ fn ask_for_more(pager: &Pager, out: &mut dyn Terminal) {
     }
 }
 
-/// What comes from a file or an error, on as many rows as it needs.
-fn say_plainly(text: &str, out: &mut dyn Terminal) {
+/// What comes from a file or an error, behind `before`, on as many rows as it needs.
+fn say_plainly(before: &str, text: &str, out: &mut dyn Terminal) {
     let mut column = 0;
-    for c in text.chars().filter(|c| !c.is_control()) {
-        if column > 60 && c == ' ' {
+    for word in [before, text].iter().flat_map(|t| t.split_whitespace()) {
+        let visible = || word.chars().filter(|c| !c.is_control());
+        let long = visible().count();
+        if column > 0 && column + 1 + long > WIDTH {
             out.say("\r\n");
             column = 0;
-            continue;
         }
-        out.say(c.encode_utf8(&mut [0; 4]));
-        column += 1;
+        if column > 0 {
+            out.say(" ");
+            column += 1;
+        }
+        for c in visible() {
+            if column == WIDTH {
+                out.say("\r\n");
+                column = 0;
+            }
+            out.say(c.encode_utf8(&mut [0; 4]));
+            column += 1;
+        }
     }
+    out.say("\r\n");
 }
 
 #[cfg(test)]

@@ -106,7 +106,7 @@ fn typed(bytes: &[u8], portion: usize) {
     assert!(session.is_awake());
     for row in String::from_utf8_lossy(&out).split(['\r', '\n']) {
         let visible = row.replace("\x1b[K", "").replace("\x1b[2J\x1b[H", "");
-        assert!(visible.chars().count() <= WIDTH + 8, "{visible:?}");
+        assert!(visible.chars().count() <= WIDTH, "{visible:?}");
     }
 }
 

@@ -149,6 +149,21 @@ fn one_screen_is_all_that_is_told_before_login() {
 }
 
 #[test]
+fn a_long_error_is_broken_at_words_and_never_wraps() {
+    let mut out = Vec::new();
+    say_plainly(
+        "Not logged in:",
+        &"paste all of it, from ".repeat(9),
+        &mut out,
+    );
+    say_plainly("", &"x".repeat(200), &mut out);
+    let text = String::from_utf8(out).expect("text");
+    assert!(text.lines().all(|l| l.chars().count() <= WIDTH), "{text}");
+    assert_eq!(text.matches("paste").count(), 9);
+    assert_eq!(text.matches('x').count(), 200);
+}
+
+#[test]
 fn a_code_is_good_for_one_answer() {
     let mut d = Desk::new();
     d.types("\rlogin\r");
