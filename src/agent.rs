@@ -4,10 +4,12 @@
 //! the supply decides, the plan acts, the store acknowledges.
 
 mod audit;
+mod background;
 mod backup;
 mod by_hand;
 mod control;
 mod costs;
+mod damage;
 mod drill;
 mod foreign;
 mod gauge;
@@ -43,7 +45,7 @@ use crate::config::{self, Loaded, Settings};
 use crate::durable::{DurableError, Gate, Medium, Reserve};
 use crate::guard::{
     Ended, Guard, GuardOptions, GuardedDatabase, Heartbeat, Instance, InstanceError, KernelMachine,
-    Machine, MachineError, OutageRecord, OwnStore, PlanOptions, RecordError, Shared, SimMachine,
+    Machine, MachineError, OutageRecord, Own, PlanOptions, RecordError, Shared, SimMachine,
     lock_memory,
 };
 use crate::hooks::Hooks;
@@ -53,21 +55,24 @@ use crate::recovery::RecoveryError;
 use crate::store::{Desk, Intake, StoreError};
 
 use audit::Diary;
-use backup::{BackupDesk, BackupMeans, Backups};
+use background::Background;
+use backup::{BackupDesk, BackupMeans};
 use costs::{CostsKeeper, Governor, guarded, lock};
+use damage::Known;
 use holdup_history::HoldupHistory;
 use lines::{BoardLamps, BoardLines, LinesSeen};
 use opener::{Opened, Opener};
 use recovered::{Recovered, Recoverer, Recoveries};
 use reporter::{Pauses, Reporter};
 use room::with_room;
-use snapshot::{Means, SnapshotsSeen, Snapshotter};
+use snapshot::{Means, SnapshotsSeen};
 use status::StatusSource;
 use tell::Teller;
 
-pub use backup::{BackupReport, BackupStatus};
+pub use backup::{BackupReport, BackupStatus, damaged};
 pub use by_hand::{ByHand, actor};
 pub use control::{ControlAnswer, ControlRequest, RehearsalReport};
+pub use damage::{Damage, READ_ONLY_REMEDY};
 pub use drill::DrillStatus;
 pub use gauge::GaugeStatus;
 pub use holdup_history::{History, HistoryEntry, HistoryError, read_history};
@@ -238,8 +243,8 @@ struct Agent {
     opened: mpsc::Receiver<Result<Opened, AgentError>>,
     stop_recovery: Arc<AtomicBool>,
     reporter: Reporter,
-    snapshotter: Snapshotter,
-    backups: Backups,
+    snapshots: Background,
+    backups: Background,
     gauge: Option<Gauge>,
     hooks: Arc<Hooks>,
     runtime: tokio::runtime::Runtime,
@@ -296,6 +301,7 @@ impl Agent {
         let evidence = settings.gateway.evidence_path();
         let recovered: Recovered = Arc::new(Mutex::new(Recoveries::load(&evidence)));
         let snapshots = SnapshotsSeen::default();
+        let known = Known::default();
         let diary = Diary::start(&loaded, &medium, &gate, &clock, &boot, last.as_ref())?;
         let (keeper, budget) = CostsKeeper::open(data_dir, started);
         let path = settings.gateway.heartbeat_path();
@@ -339,6 +345,7 @@ impl Agent {
             read_only: AtomicBool::new(false),
             recovered: Arc::clone(&recovered),
             snapshots: Arc::clone(&snapshots),
+            known: known.clone(),
             diary,
             backups: backups.clone(),
             drills: drill::Drills::default(),
@@ -373,13 +380,13 @@ impl Agent {
             Arc::clone(&source),
         ))?;
 
-        let mut databases: Vec<Box<dyn GuardedDatabase>> = vec![Box::new(OwnStore::new(
+        let mut databases: Vec<Box<dyn GuardedDatabase>> = vec![Box::new(Own::new(
             &settings.gateway.store_path(),
             desk.orders(),
         ))];
         if settings.queue.enabled {
             let path = settings.gateway.queue_path();
-            databases.push(Box::new(queue::OwnQueue::new(&path, queue_desk.clone())));
+            databases.push(Box::new(Own::new(&path, queue_desk.clone())));
         }
         let own = vec![settings.gateway.store_path(), settings.gateway.queue_path()];
         databases.extend(foreign::databases(&settings, own, &clock));
@@ -421,7 +428,7 @@ impl Agent {
             Arc::clone(&medium),
         )
         .map_err(AgentError::Guard)?;
-        let backups = Backups::start(BackupMeans {
+        let backups = backup::start(BackupMeans {
             settings: settings.clone(),
             config: loaded.files.clone(),
             orders: desk.orders(),
@@ -432,6 +439,7 @@ impl Agent {
             clock: Arc::clone(&clock),
             audit: source.diary.audit(),
             desk: backups,
+            known: known.clone(),
         })?;
         let stop_recovery = Arc::new(AtomicBool::new(false));
         let recoverer = Recoverer::new(
@@ -443,7 +451,7 @@ impl Agent {
             source.diary.audit(),
             recovered,
         );
-        let snapshotter = Snapshotter::start(Means {
+        let snapshots = snapshot::start(Means {
             settings: settings.clone(),
             orders: desk.orders(),
             queue: queue_desk.clone(),
@@ -452,6 +460,7 @@ impl Agent {
             gate: Arc::clone(&gate),
             clock: Arc::clone(&clock),
             seen: snapshots,
+            known: known.clone(),
         })?;
         let opener = Opener {
             reserve,
@@ -465,7 +474,7 @@ impl Agent {
             shared,
             recoverer,
             queue_damaged: Mutex::default(),
-            said: Mutex::default(),
+            known,
         };
         let (tell, opened) = mpsc::channel();
         std::thread::Builder::new()
@@ -484,7 +493,7 @@ impl Agent {
             guard,
             opened,
             stop_recovery,
-            snapshotter,
+            snapshots,
             reporter,
             backups,
             gauge,
@@ -500,7 +509,7 @@ impl Agent {
     /// the acknowledgements of what they sent.
     fn stop(&mut self) {
         self.stop_recovery.store(true, Ordering::Relaxed);
-        self.snapshotter.stop();
+        self.snapshots.stop();
         self.backups.stop();
         self.source.diary.stopping(&self.gate);
         self.reporter.stopping(&self.gate, &self.medium);
@@ -522,7 +531,7 @@ impl Agent {
     fn end(self) -> Result<(), AgentError> {
         self.guard.join();
         self.stop_recovery.store(true, Ordering::Relaxed);
-        self.snapshotter.end();
+        self.snapshots.end();
         drop(self.gauge);
         self.runtime.shutdown_background();
         let opened = self.opened.recv_timeout(OPENER);

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::{JoinHandle, Thread};
+use std::thread::Thread;
 use std::time::Duration;
 
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -29,8 +29,10 @@ use crate::power::State;
 use crate::queue::{QueueDesk, QueueState};
 use crate::store::{Orders, StoreState};
 
+use super::background::Background;
 use super::control::ControlAnswer;
 use super::costs::lock;
+use super::damage::Known;
 use super::{AgentError, explain};
 
 /// How often it looks at power.
@@ -100,10 +102,13 @@ pub struct BackupReport {
     pub sha256: String,
     /// When what was written was decrypted again and found the same, RFC 3339 in UTC.
     pub verified: Option<String>,
-    /// Rows of all databases in it.
+    /// Rows of all databases in it, without those of the agent's own books.
     pub rows: u64,
     /// What was left out, and why.
     pub passed: Vec<String>,
+    /// The gateway's own databases among them.
+    #[serde(default)]
+    pub lacks: Vec<String>,
     /// Each further target, and why the backup is not there; `null`: it is, and was read back.
     pub targets: Vec<(String, Option<String>)>,
     /// The names of those that were pruned.
@@ -118,22 +123,16 @@ impl BackupReport {
         let manifest = &outcome.made.manifest;
         let facts = manifest.archive.as_ref();
         let targets = outcome.targets.iter();
+        let own = manifest.passed.iter().filter(|p| p.is_own_database());
         Self {
             name: outcome.made.name.to_string(),
             archive: outcome.made.archive.clone(),
             bytes: facts.map_or(0, |a| a.bytes),
             sha256: facts.map_or_else(String::new, |a| a.sha256.clone()),
             verified: manifest.verified.as_ref().map(|v| v.at.clone()),
-            rows: manifest
-                .databases
-                .iter()
-                .flat_map(|d| d.rows.values())
-                .sum(),
-            passed: manifest
-                .passed
-                .iter()
-                .map(|p| format!("{}: {}", p.path, p.why))
-                .collect(),
+            rows: manifest.rows_sent(),
+            passed: manifest.passed.iter().map(ToString::to_string).collect(),
+            lacks: own.map(ToString::to_string).collect(),
             targets: targets
                 .map(|(t, why)| (t.to_string(), why.clone()))
                 .collect(),
@@ -142,10 +141,11 @@ impl BackupReport {
         }
     }
 
-    /// Is it at every target, and did `backup.after` end well?
-    pub fn is_everywhere(&self) -> bool {
+    /// Is every database of the gateway in it, is it at every target, and did `backup.after` end
+    /// well?
+    pub fn is_all_well(&self) -> bool {
         let after = self.after.as_ref().is_none_or(|a| a.exit == Some(0));
-        after && self.targets.iter().all(|(_, why)| why.is_none())
+        after && self.lacks.is_empty() && self.targets.iter().all(|(_, why)| why.is_none())
     }
 
     /// In words.
@@ -162,7 +162,12 @@ impl BackupReport {
             )?;
         }
         for one in &self.passed {
-            writeln!(out, "left out    {}", one.escape_debug())?;
+            let word = if self.lacks.contains(one) {
+                "LACKS"
+            } else {
+                "left out"
+            };
+            writeln!(out, "{word:<11} {}", one.escape_debug())?;
         }
         for (target, why) in &self.targets {
             let words = why.as_deref().unwrap_or("copied and read back");
@@ -240,57 +245,25 @@ pub(super) struct BackupMeans {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) audit: Audit,
     pub(super) desk: BackupDesk,
+    pub(super) known: Known,
 }
 
-/// See the module's text.
-#[derive(Debug)]
-pub(super) struct Backups {
-    stop: Arc<AtomicBool>,
-    halt: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Backups {
-    pub(super) fn start(means: BackupMeans) -> Result<Self, AgentError> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let halt = Arc::new(AtomicBool::new(false));
-        let desk = means.desk.clone();
-        let worker = Worker {
-            started: means.clock.mono(),
-            made: None,
-            stop: Arc::clone(&stop),
-            halt: Arc::clone(&halt),
-            means,
-        };
-        let thread = std::thread::Builder::new()
-            .name("holdup-backup".into())
-            .spawn(move || worker.run())
-            .map_err(AgentError::Guard)?;
-        lock(&desk.0).thread = Some(thread.thread().clone());
-        Ok(Self {
-            stop,
-            halt,
-            thread: Some(thread),
-        })
-    }
-
-    /// Gives up what is being done. Does not wait.
-    pub(super) fn stop(&self) {
-        self.stop.store(true, Ordering::SeqCst);
-        self.halt.store(true, Ordering::SeqCst);
-        if let Some(thread) = &self.thread {
-            thread.thread().unpark();
-        }
-    }
-
-    pub(super) fn end(mut self) {
-        self.stop();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            log::error!("the backups' thread panicked");
-        }
-    }
+/// Starts the thread.
+pub(super) fn start(means: BackupMeans) -> Result<Background, AgentError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let halt = Arc::new(AtomicBool::new(false));
+    let desk = means.desk.clone();
+    let worker = Worker {
+        started: means.clock.mono(),
+        made: None,
+        stop: Arc::clone(&stop),
+        halt: Arc::clone(&halt),
+        means,
+    };
+    let flags = vec![stop, halt];
+    let background = Background::start("holdup-backup", "backups", flags, move || worker.run())?;
+    lock(&desk.0).thread = background.thread().cloned();
+    Ok(background)
 }
 
 struct Worker {
@@ -457,10 +430,17 @@ impl Worker {
         // So that the head that goes along is the newest; one that is behind is still a head.
         self.means.audit.flush(BEFORE);
         let done = self.job(reason, actor, answers);
+        if let Some((database, why)) = damaged(&done, &self.means.settings) {
+            let BackupMeans { medium, gate, .. } = &self.means;
+            self.means.known.suspect(&database, &why, medium, gate);
+        }
         let (result, details, answer) = match &done {
             Ok(outcome) => {
                 let report = BackupReport::new(outcome);
                 log::info!("backup {}: {} bytes, verified", report.name, report.bytes);
+                for lacks in &report.lacks {
+                    log::error!("the backup {} lacks {lacks}", report.name);
+                }
                 let details = json!({ "name": report.name, "sha256": report.sha256 });
                 ("done", details, ControlAnswer::BackedUp(Box::new(report)))
             }
@@ -513,6 +493,7 @@ impl Worker {
             clock,
             audit,
             desk,
+            known: _,
         } = &self.means;
         let say = |step: &str| {
             lock(&desk.0).status.step = Some(step.to_owned());
@@ -560,6 +541,26 @@ impl Worker {
             actor,
         };
         job.run(&site)
+    }
+}
+
+/// The databases of ours that a backup found damaged, and how; they are recovered by a restart.
+pub fn damaged(
+    done: &Result<Outcome, BackupError>,
+    settings: &Settings,
+) -> Option<(PathBuf, String)> {
+    match done {
+        Ok(outcome) => {
+            let queue = settings.gateway.queue_path();
+            let mut all = outcome.made.damaged.iter();
+            all.find(|(path, _)| *path == queue).cloned()
+        }
+        Err(BackupError::OwnDamaged { database, why, .. })
+            if *database == settings.gateway.store_path() =>
+        {
+            Some((database.clone(), why.clone()))
+        }
+        Err(_) => None,
     }
 }
 

@@ -20,9 +20,10 @@ use crate::config::Settings;
 use crate::durable::{Gate, Medium};
 use crate::guard::{Instance, SimMachine};
 use crate::recovery::{RecoveryError, Report, Site};
+use crate::store::suspicion;
 
 use super::recovered::Case;
-use super::{AgentError, explain, make_dir};
+use super::{AgentError, damage, explain, make_dir};
 
 /// What the first entry gets, before the first change.
 const BEFORE: Duration = Duration::from_secs(10);
@@ -133,6 +134,22 @@ impl ByHand {
                 .end(entry, "failed", json!({ "error": explain(e) })),
         }
         done
+    }
+
+    /// Notes that `database`, of ours, was found damaged, for the agent's next start.
+    ///
+    /// # Errors
+    /// The note cannot be written.
+    pub fn suspect(&self, database: &Path, why: &str) -> Result<(), AgentError> {
+        Ok(damage::note(database, why, &self.medium)?)
+    }
+
+    /// `database` was mended: nothing is suspected of it any more.
+    ///
+    /// # Errors
+    /// The note cannot be removed.
+    pub fn trust(&self, database: &Path) -> Result<(), AgentError> {
+        Ok(self.medium.remove(&suspicion(database))?)
     }
 
     /// Recovers a database of ours in its place, checking all of it.

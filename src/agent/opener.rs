@@ -15,6 +15,7 @@ use crate::recovery::{RecoveryError, Verdict};
 use crate::store::{Desk, Observer, Store, StoreError, StoreOptions, StoreState, suspicion};
 
 use super::costs::{Governor, lock};
+use super::damage::Known;
 use super::recovered::Recoverer;
 use super::{AgentError, explain, queue};
 
@@ -37,8 +38,8 @@ pub(super) struct Opener {
     pub(super) recoverer: Recoverer,
     /// Why the queue is not opened, where it is damaged and could not be recovered.
     pub(super) queue_damaged: Mutex<Option<String>>,
-    /// What was said last of why it cannot be opened yet.
-    pub(super) said: Mutex<String>,
+    /// Told why it cannot be opened yet.
+    pub(super) known: Known,
 }
 
 /// Why a database is suspected, if it is.
@@ -81,6 +82,7 @@ impl Opener {
                 Next::End(why) => break Err(why),
             }
         };
+        self.known.opening(None);
         match &opened {
             Ok(_) => self.governor.govern(),
             Err(_) => self.shared.stop(),
@@ -136,10 +138,9 @@ impl Opener {
     /// It is tried again and again; what keeps it is said when it changes.
     fn say_once(&self, e: &AgentError) {
         let why = explain(e);
-        let mut said = lock(&self.said);
-        if *said != why {
+        if self.known.why_not_open().as_ref() != Some(&why) {
             log::error!("{why}");
-            *said = why;
+            self.known.opening(Some(why));
         }
     }
 
@@ -202,12 +203,13 @@ impl Opener {
         if noted.is_some() {
             self.medium.remove(&suspicion(database))?;
         }
-        match open(is_other(verdict)) {
-            Err(e @ StoreError::Malformed { .. }) => {
-                let verdict = self.look_after(database, Some(&explain(&e)))?;
+        let opened = open(is_other(verdict));
+        match opened.as_ref().err().and_then(StoreError::damage) {
+            Some(damage) => {
+                let verdict = self.look_after(database, Some(&damage))?;
                 Ok(open(is_other(verdict))?)
             }
-            other => Ok(other?),
+            None => Ok(opened?),
         }
     }
 

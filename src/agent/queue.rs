@@ -10,14 +10,11 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::durable::{Gate, Medium};
-use crate::guard::{DatabaseView, GuardedDatabase};
+use crate::guard::Writer;
 use crate::queue::{self, Queue, QueueDesk, QueueOptions, QueueStats};
-use crate::store::{Mode, OrderError, Orders, StoreError};
+use crate::store::{CheckpointReport, Mode, OrderError, Orders, StoreError};
 
 use super::explain;
-
-/// The queue's place in the order of databases: behind the store.
-const PRIORITY: i32 = 90;
 
 /// What `holdup status --json` says of the queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,91 +71,44 @@ impl From<QueueStats> for QueueStatus {
 }
 
 /// The queue as the plan sees it.
-#[derive(Debug)]
-pub(super) struct OwnQueue {
-    path: String,
-    name: String,
-    desk: QueueDesk,
-}
+impl Writer for QueueDesk {
+    /// Behind the store.
+    const PRIORITY: i32 = 90;
 
-impl OwnQueue {
-    pub(super) fn new(path: &Path, desk: QueueDesk) -> Self {
-        let name = path.file_name().unwrap_or(path.as_os_str());
-        Self {
-            path: path.display().to_string(),
-            name: name.to_string_lossy().into_owned(),
-            desk,
+    fn words(e: OrderError) -> String {
+        match e {
+            OrderError::Timeout => "the queue did not answer in time",
+            OrderError::Failed => "the queue has failed or stopped",
         }
-    }
-}
-
-impl GuardedDatabase for OwnQueue {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn priority(&self) -> i32 {
-        PRIORITY
+        .to_owned()
     }
 
     fn frames(&self) -> u32 {
-        self.desk.frames()
+        Self::frames(self)
     }
 
     /// Nobody was promised anything by it: its readings are in the store.
-    fn settle(&mut self) {}
+    fn settle(&self) {}
 
     /// Each of its commits is synced, and none begins behind a closed gate.
-    fn commit(&mut self, _left: Duration) -> Result<(), String> {
+    fn commit(&self, _left: Duration) -> Result<(), OrderError> {
         Ok(())
     }
 
-    fn checkpoint(&mut self, left: Duration) -> Result<u32, String> {
-        let report = self
-            .desk
-            .checkpoint(Mode::Truncate, left)
-            .map_err(|e| match e {
-                OrderError::Timeout => "the queue did not answer in time".to_owned(),
-                OrderError::Failed => "the queue has failed or stopped".to_owned(),
-            })?;
-        if report.complete() {
-            return Ok(report.wal_frames);
-        }
-        let kept = report.wal_frames - report.backfilled;
-        Err(format!(
-            "a reader holds {kept} of {} frames back",
-            report.wal_frames
-        ))
+    fn checkpoint(&self, mode: Mode, left: Duration) -> Result<CheckpointReport, OrderError> {
+        Self::checkpoint(self, mode, left)
     }
 
-    fn is_quiet(&mut self, patience: Duration) -> bool {
-        self.desk.wait_idle(patience)
+    fn wait_idle(&self, patience: Duration) -> bool {
+        Self::wait_idle(self, patience)
     }
 
-    fn checkpoint_early(&mut self) {
-        // Only left with its thread; how it went shows in the frames.
-        if let Err(e @ OrderError::Failed) = self.desk.checkpoint(Mode::Passive, Duration::ZERO) {
-            log::info!("early checkpoint of {}: {e}", self.name);
-        }
+    fn release(&self) {
+        self.ring();
     }
 
-    fn inspect(&mut self, _hurry: &dyn Fn() -> bool) {}
-
-    fn release(&mut self) {
-        self.desk.ring();
-    }
-
-    fn view(&self) -> DatabaseView {
-        let stats = self.desk.stats();
-        DatabaseView {
-            path: self.path.clone(),
-            role: "own",
-            priority: PRIORITY,
-            wal_frames: Some(stats.wal_frames),
-            problem: false,
-            other_writers: false,
-            state: in_words(&stats),
-        }
+    fn state(&self) -> String {
+        in_words(&self.stats())
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::config::Settings;
 use crate::recovery::{RecoveryError, fault_of};
 use crate::store::{
-    Found, Retract, RetractError, Span, check_actor, check_reason, retract_alone, suspicion,
+    Found, REMEDY, Retract, RetractError, Span, check_actor, check_reason, retract_alone, suspicion,
 };
 
 use super::by_hand::ByHand;
@@ -38,9 +38,7 @@ pub enum RetractingError {
     #[error("{NOT_AUDITED}")]
     NotAudited,
     /// The store's files are not what they should be.
-    #[error(
-        "the store is damaged ({0}): start the agent, which recovers it, or run `holdup recover`"
-    )]
+    #[error("the store is damaged ({0}): {REMEDY}")]
     Damaged(String),
     /// They cannot be looked at.
     #[error(transparent)]

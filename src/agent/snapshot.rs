@@ -7,7 +7,6 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -18,13 +17,17 @@ use crate::config::Settings;
 use crate::durable::{CopyError, Gate, Heed, HotCopy, Medium, enter};
 use crate::guard::Shared;
 use crate::power::State;
-use crate::queue::{QueueDesk, QueueState};
-use crate::store::{Orders, StoreState, suspicion};
+use crate::queue::{self, QueueDesk, QueueState};
+use crate::store::{self, Orders, StoreState};
 
 use super::AgentError;
+use super::background::Background;
 use super::costs::lock;
+use super::damage::Known;
 use super::explain;
 
+/// What its thread is for.
+const WHAT: &str = "snapshots";
 /// How often it looks at the state of power and disk.
 const LOOK: Duration = Duration::from_secs(1);
 /// A missed one is made up this long after the start, or after a tenth of the interval.
@@ -94,13 +97,6 @@ impl SnapshotStatus {
 /// What the snapshots say of themselves, shared with the status.
 pub(super) type SnapshotsSeen = Arc<Mutex<SnapshotStatus>>;
 
-/// See the module's text.
-#[derive(Debug)]
-pub(super) struct Snapshotter {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
 /// What it works with.
 pub(super) struct Means {
     pub(super) settings: Settings,
@@ -111,46 +107,22 @@ pub(super) struct Means {
     pub(super) gate: Arc<Gate>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) seen: SnapshotsSeen,
+    pub(super) known: Known,
 }
 
-impl Snapshotter {
-    pub(super) fn start(means: Means) -> Result<Self, AgentError> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let Some(every) = means.settings.snapshot.every else {
-            lock(&means.seen).state = "off".to_owned();
-            return Ok(Self { stop, thread: None });
-        };
-        let worker = Worker {
-            means,
-            every,
-            stop: Arc::clone(&stop),
-        };
-        let thread = std::thread::Builder::new()
-            .name("holdup-snap".into())
-            .spawn(move || worker.run())
-            .map_err(AgentError::Guard)?;
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-        })
-    }
-
-    /// Gives up what is being done. Does not wait.
-    pub(super) fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = &self.thread {
-            thread.thread().unpark();
-        }
-    }
-
-    pub(super) fn end(mut self) {
-        self.stop();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            log::error!("the snapshots' thread panicked");
-        }
-    }
+/// Starts the thread; where none are wanted, none.
+pub(super) fn start(means: Means) -> Result<Background, AgentError> {
+    let Some(every) = means.settings.snapshot.every else {
+        lock(&means.seen).state = "off".to_owned();
+        return Ok(Background::idle(WHAT));
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let worker = Worker {
+        means,
+        every,
+        stop: Arc::clone(&stop),
+    };
+    Background::start("holdup-snap", WHAT, vec![stop], move || worker.run())
 }
 
 struct Worker {
@@ -260,7 +232,7 @@ impl Worker {
                 Ok(m) => log::info!(
                     "snapshot {}: {} rows, {} bytes, {} ms",
                     m.archive,
-                    m.all_rows(),
+                    m.rows_sent(),
                     m.bytes,
                     m.took_ms
                 ),
@@ -271,10 +243,14 @@ impl Worker {
                 }
                 Err(e @ SnapshotError::Faulty { .. }) => {
                     let why = explain(&e);
-                    self.suspect(&path, &why);
-                    problem = Some(format!(
-                        "{why}; it is recovered when the agent starts again"
-                    ));
+                    let means = &self.means;
+                    (means.known).suspect(&path, &why, &means.medium, &means.gate);
+                    let remedy = if path == gateway.queue_path() {
+                        queue::REMEDY
+                    } else {
+                        store::REMEDY
+                    };
+                    problem = Some(format!("{why}: {remedy}"));
                 }
                 Err(e) => problem = Some(explain(&e)),
             }
@@ -288,19 +264,6 @@ impl Worker {
         }
         seen.problem = problem;
         seen.problem.is_none()
-    }
-
-    /// Notes beside the database that it is damaged, for the next start.
-    fn suspect(&self, path: &std::path::Path, why: &str) {
-        let Some(_pass) = self.means.gate.try_enter() else {
-            return;
-        };
-        if let Err(e) = self.means.medium.replace(&suspicion(path), why.as_bytes()) {
-            log::error!(
-                "the next start is not told that it is damaged: {}",
-                explain(&e)
-            );
-        }
     }
 
     fn take(
@@ -409,7 +372,7 @@ impl Worker {
             let kept = all.len();
             all.into_iter().next().map(|m| NewestSnapshot {
                 database,
-                rows: m.all_rows(),
+                rows: m.rows_sent(),
                 archive: m.archive,
                 taken_at: m.taken_at,
                 highest_id: m.highest_id,

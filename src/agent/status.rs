@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::config::{Settings, Source};
 use crate::durable::Medium;
 use crate::guard::{DatabaseView, LastOutage, Machine, Shared, read_only};
-use crate::power::{Assessment, Budget, Reason, Situation, State, assess};
+use crate::power::{Assessment, Budget, MOST_REASONS, Reason, Situation, State, assess};
 use crate::queue::QueueDesk;
 use crate::recovery::Report;
 use crate::store::{LedgerView, Orders, StoreState};
@@ -23,6 +23,7 @@ use super::audit::Diary;
 use super::backup::{BackupDesk, BackupStatus};
 use super::control;
 use super::costs::{guarded, lock};
+use super::damage::{Damage, Known};
 use super::drill::{DrillStatus, Drills};
 use super::gauge::GaugeStatus;
 use super::holdup_history::{HistoryEntry, HoldupHistory};
@@ -64,6 +65,9 @@ pub struct Status {
     pub reasons: Vec<String>,
     /// The same in words, with the remedy.
     pub advice: Vec<String>,
+    /// Those of the reasons that do not mend themselves.
+    #[serde(default)]
+    pub damage: Vec<Damage>,
     /// The measured hold-up time; `null` until it was measured.
     pub holdup_ms: Option<u64>,
     /// Hold-up time left if power failed now (after a recent outage less than all).
@@ -246,6 +250,7 @@ pub(super) struct StatusSource {
     pub(super) read_only: AtomicBool,
     pub(super) recovered: Recovered,
     pub(super) snapshots: SnapshotsSeen,
+    pub(super) known: Known,
     pub(super) diary: Diary,
     pub(super) backups: BackupDesk,
     pub(super) drills: Drills,
@@ -277,7 +282,7 @@ impl StatusSource {
     pub(super) fn assessment(&self) -> Assessment {
         let published = self.shared.published();
         let stats = self.orders.stats();
-        let mut found: heapless::Vec<Reason, 7> = heapless::Vec::new();
+        let mut found: heapless::Vec<Reason, MOST_REASONS> = heapless::Vec::new();
         let late = self.clock.mono().since(self.started) > OPENING;
         let store_reason = match stats.state {
             StoreState::Failed(_) => Some(Reason::StoreFailed),
@@ -292,6 +297,7 @@ impl StatusSource {
         if self.medium.healthy().is_err() && store_reason != Some(Reason::StoreFailed) {
             found.push(Reason::MediumFailed).ok();
         }
+        found.extend(self.damaged());
         if let Some((from, upto)) = stats.ledger.missing {
             found.push(Reason::AcknowledgedMissing { from, upto }).ok();
         }
@@ -330,7 +336,7 @@ impl StatusSource {
             .into_iter()
             .map(Database::from)
             .collect();
-        let queue = lock(&self.settings).gateway.queue_path();
+        let (_, queue) = self.own();
         for own in all.iter_mut().filter(|d| d.role == "own") {
             if std::path::Path::new(&own.path) == queue {
                 let stats = self.queue.stats();
@@ -372,7 +378,12 @@ impl StatusSource {
                 .iter()
                 .map(|r| r.code().to_owned())
                 .collect(),
-            advice: assessment.reasons.iter().map(ToString::to_string).collect(),
+            advice: assessment.reasons.iter().map(|r| self.advice(*r)).collect(),
+            damage: assessment
+                .reasons
+                .iter()
+                .filter_map(|r| self.damage(*r))
+                .collect(),
             holdup_ms: published.settings.holdup.map(ms),
             holdup_left_ms: ms(published.holdup_left),
             predicted_ms: ms(assessment.predicted),
@@ -517,6 +528,7 @@ mod tests {
             read_only: AtomicBool::new(false),
             recovered: Recovered::default(),
             snapshots: Arc::default(),
+            known: Known::default(),
             backups: BackupDesk::default(),
             drills: Drills::default(),
         };

@@ -63,6 +63,15 @@ impl Listed {
         self.dir.join(self.name.manifest())
     }
 
+    /// The gateway's own databases that are not in it, each with the reason.
+    pub fn lacks(&self) -> Vec<String> {
+        let passed = self.manifest.iter().flat_map(|m| &m.passed);
+        passed
+            .filter(|p| p.is_own_database())
+            .map(ToString::to_string)
+            .collect()
+    }
+
     /// Does it count: was it decrypted again after it was written, and is it still there?
     pub fn counts(&self) -> bool {
         self.standing == Standing::Whole

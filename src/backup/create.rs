@@ -4,6 +4,8 @@
 //! written, with a key that was never anywhere but in memory, and that whatever a cut left is
 //! removed or finished by the next run. It must never change what it backs up.
 
+mod trees;
+
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -11,7 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
 use rustix::rand::{GetRandomFlags, getrandom};
 use sha2::{Digest, Sha256};
@@ -23,17 +25,18 @@ use crate::store;
 
 use super::archive::{ArchiveWriter, Attributes};
 use super::check::{Checked, check};
-use super::copy::{self, Copier};
+use super::copy;
 use super::escape::escape;
 use super::hex::hex;
 use super::part::{PART, own_alone, tidy, tidy_work, with_part};
 use super::site::Site;
+use super::source::{Source, Unpacked, is_its_own};
 use super::space::{device, enough, expected};
-use super::tree::{Avoid, Found, FoundKind, Met, Walked, attributes};
+use super::tree::{Avoid, FoundKind, Met, Walked, attributes};
 use super::verify::read_back;
 use super::{
-    ArchiveName, BackupError, DatabaseEntry, FileEntry, FileKind, HOW_TO_OPEN, Kind, MANIFEST,
-    MANIFEST_FORMAT, Manifest, OneTime, Passed, Recipient, Role, Verified,
+    ArchiveName, BackupError, DatabaseEntry, HOW_TO_OPEN, Kind, MANIFEST, MANIFEST_FORMAT,
+    Manifest, OneTime, Passed, Recipient, Role, Verified,
 };
 
 /// What the first entry of every archive says.
@@ -42,63 +45,6 @@ const HOW_TO: &str = include_str!("HOW-TO-OPEN.txt");
 const SPARE: u64 = 1 << 20;
 /// Of headers, paddings and the manifest, for each entry and in all.
 const OVERHEAD: u64 = 4 << 10;
-/// Where included files lie in the archive.
-const FILES: &str = "files";
-
-/// A database to back up.
-#[derive(Debug, Clone)]
-pub struct Source<'a> {
-    /// Its path.
-    pub path: PathBuf,
-    /// What it is.
-    pub role: Role,
-    /// Who copies it.
-    pub copier: Copier<'a>,
-}
-
-impl Source<'_> {
-    /// Another application's database is no reason to have no backup of the gateway's own.
-    fn may_lack(&self) -> bool {
-        self.role == Role::Guarded
-    }
-}
-
-/// Why a database is not in the archive.
-enum Unpacked {
-    /// It is named with this.
-    Passed(String),
-    /// There is no backup.
-    Failed(BackupError),
-}
-
-impl<E: Into<BackupError>> From<E> for Unpacked {
-    fn from(e: E) -> Self {
-        Self::Failed(e.into())
-    }
-}
-
-/// Is the database to blame, and not the place of its copy?
-fn is_its_own(e: &BackupError) -> bool {
-    match e {
-        BackupError::Damaged { .. }
-        | BackupError::NoDatabase(_)
-        | BackupError::Busy(_)
-        | BackupError::Held(_)
-        | BackupError::Sqlite { .. } => !e.is_full(),
-        BackupError::Io { what, .. } => matches!(*what, "open" | "read" | "look at"),
-        BackupError::Durable(_)
-        | BackupError::Copy { .. }
-        | BackupError::Stopped
-        | BackupError::NoRoom { .. }
-        | BackupError::NoRecipient
-        | BackupError::SameMedium(_)
-        | BackupError::Stick { .. }
-        | BackupError::NotVerified { .. }
-        | BackupError::Archive(_)
-        | BackupError::Key(_)
-        | BackupError::Manifest { .. } => false,
-    }
-}
 
 /// What is to be made.
 #[derive(Debug, Clone)]
@@ -137,6 +83,8 @@ pub struct Made {
     pub sidecar: PathBuf,
     /// What that says.
     pub manifest: Manifest,
+    /// Databases that were found damaged and are not in it, and what was seen of each.
+    pub damaged: Vec<(PathBuf, String)>,
 }
 
 /// Makes one.
@@ -168,6 +116,7 @@ pub fn create(request: &Request<'_>, site: &Site<'_>) -> Result<Made, BackupErro
         part: request.to.join(format!("{}{PART}", name.archive())),
         name,
         manifest: blank(request, site, made),
+        damaged: Vec::new(),
         most: 0,
     };
     let done = run.run();
@@ -186,11 +135,18 @@ struct Run<'a> {
     name: ArchiveName,
     part: PathBuf,
     manifest: Manifest,
+    damaged: Vec<(PathBuf, String)>,
     /// Bytes that may come out of it again.
     most: u64,
 }
 
 type Writer<'a> = ArchiveWriter<Bulk<'a>>;
+
+/// A copy's check, beside its packing or before it.
+enum Checking<'scope> {
+    Done(Checked),
+    Running(ScopedJoinHandle<'scope, Result<Checked, BackupError>>),
+}
 
 impl Run<'_> {
     fn run(&mut self) -> Result<Made, BackupError> {
@@ -209,7 +165,7 @@ impl Run<'_> {
             site.go_on()?;
             match self.database(&mut archive, source, number, &mut names) {
                 Ok(entry) => self.manifest.databases.push(entry),
-                Err(Unpacked::Passed(why)) => self.pass(&source.path, why),
+                Err(Unpacked::Passed(why)) => self.pass_database(source, why),
                 Err(Unpacked::Failed(e)) => return Err(e),
             }
         }
@@ -280,6 +236,7 @@ impl Run<'_> {
             archive,
             sidecar,
             manifest: self.manifest.clone(),
+            damaged: std::mem::take(&mut self.damaged),
         })
     }
 
@@ -297,11 +254,12 @@ impl Run<'_> {
         let copy = copy::place(site.work, number);
         let bytes = match copy::copy(&source.path, source.copier, &copy, site) {
             Ok(bytes) => bytes,
-            Err(e) if source.may_lack() && is_its_own(&e) => {
-                copy::remove(&copy, site)?;
-                return Err(Unpacked::Passed(in_full(&e)));
-            }
-            Err(e) => return Err(e.into()),
+            Err(e) if source.may_lack() && is_its_own(&e) => return self.leave(source, &e, &copy),
+            Err(e) => return Err(source.fails(e).into()),
+        };
+        let first = match self.first(source, &copy) {
+            Err(e) if is_its_own(&e) => return self.leave(source, &e, &copy),
+            other => other?,
         };
         (site.say)(&format!("packing {shown}"));
         let name = entry_name(&source.path, names);
@@ -316,13 +274,21 @@ impl Run<'_> {
         let (written, checked) = thread::scope(|scope| {
             let (told, stop) = (Arc::clone(&quit), Arc::clone(site.stop));
             let quit_check = move || told.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
-            let checking = scope.spawn(|| check(&copy, source.role, Box::new(quit_check)));
+            let checking = match first {
+                Some(checked) => Checking::Done(checked),
+                None => Checking::Running(
+                    scope.spawn(|| check(&copy, source.role, Box::new(quit_check))),
+                ),
+            };
             let mut from = Told { from: file, site };
             let written = archive.file(&name, whose, bytes, &mut from);
             quit.store(written.is_err(), Ordering::Relaxed);
-            let checked = checking
-                .join()
-                .unwrap_or_else(|_| Err(self.odd("the check of a copy panicked".to_owned())));
+            let checked = match checking {
+                Checking::Done(checked) => Ok(checked),
+                Checking::Running(thread) => thread
+                    .join()
+                    .unwrap_or_else(|_| Err(self.odd("the check of a copy panicked".to_owned()))),
+            };
             (written, checked)
         });
         let written = written.map_err(BackupError::io("write", &self.part))?;
@@ -336,12 +302,7 @@ impl Run<'_> {
                 );
                 (Checked::default(), false)
             }
-            // Of the database, not of its copy: that is what there is something to do about.
-            Err(BackupError::Damaged { why, .. }) => {
-                let database = source.path.clone();
-                return Err(BackupError::Damaged { database, why }.into());
-            }
-            Err(e) => return Err(e.into()),
+            Err(e) => return Err(source.fails(e).into()),
         };
         let Checked {
             rows,
@@ -369,113 +330,46 @@ impl Run<'_> {
         })
     }
 
-    fn trees(&mut self, archive: &mut Writer<'_>, avoid: &Avoid) -> Result<(), BackupError> {
-        let mut walked = Walked::default();
-        let request = self.request;
-        for root in &request.include {
-            (self.site.say)(&format!("packing {}", root.display()));
-            walked.walk(root, avoid, &mut |met| {
-                self.site.go_on()?;
-                match met {
-                    Met::Found(found) => self.found(archive, found),
-                    Met::Passed(path, why) => {
-                        self.pass(&path, why);
-                        Ok(())
-                    }
-                }
-            })?;
+    /// What is left out is not packed before that shows: the queue's copy is checked first.
+    fn first(&self, source: &Source<'_>, copy: &Path) -> Result<Option<Checked>, BackupError> {
+        if source.role != Role::Queue {
+            return Ok(None);
         }
-        Ok(())
+        let stop = Arc::clone(self.site.stop);
+        let quit = move || stop.load(Ordering::Relaxed);
+        let checked = check(copy, source.role, Box::new(quit));
+        // A check that was told to stop has not found anything.
+        self.site.go_on()?;
+        checked.map(Some)
+    }
+
+    /// There is a backup without it.
+    fn leave<T>(
+        &mut self,
+        source: &Source<'_>,
+        e: &BackupError,
+        copy: &Path,
+    ) -> Result<T, Unpacked> {
+        if let BackupError::Damaged { why, .. } = e {
+            self.damaged.push((source.path.clone(), why.clone()));
+        }
+        copy::remove(copy, self.site)?;
+        Err(Unpacked::Passed(source.lacks(e)))
+    }
+
+    fn pass_database(&mut self, source: &Source<'_>, why: String) {
+        self.pass(&source.path, why);
+        if let Some(passed) = self.manifest.passed.last_mut() {
+            passed.role = Some(source.role);
+        }
     }
 
     fn pass(&mut self, path: &Path, why: String) {
         self.manifest.passed.push(Passed {
             path: escape(path.as_os_str().as_bytes()),
             why,
+            role: None,
         });
-    }
-
-    fn found(&mut self, archive: &mut Writer<'_>, found: Found) -> Result<(), BackupError> {
-        let Found {
-            path,
-            kind,
-            attributes,
-        } = found;
-        let mut name = FILES.as_bytes().to_vec();
-        name.extend(path.as_os_str().as_bytes());
-        let part = self.part.clone();
-        let failed = BackupError::io("write", &part);
-        let kind = match kind {
-            FoundKind::Directory => {
-                archive.directory(&name, attributes).map_err(failed)?;
-                FileKind::Directory
-            }
-            FoundKind::Link(to) => {
-                archive.link(&name, &to, attributes).map_err(failed)?;
-                FileKind::Link { to: escape(&to) }
-            }
-            FoundKind::File(file, bytes) => {
-                self.file(archive, &name, &path, file, bytes, attributes)?
-            }
-            FoundKind::Database => {
-                let copy = copy::place(self.site.work, usize::MAX);
-                let copied = copy::copy(&path, Copier::Files, &copy, self.site)
-                    .and_then(|bytes| Ok((bytes, self.sound(&copy)?)));
-                let bytes = match copied {
-                    Ok((bytes, ())) => bytes,
-                    Err(BackupError::Stopped) => return Err(BackupError::Stopped),
-                    Err(e) => {
-                        self.pass(&path, in_full(&e));
-                        return Ok(self.site.medium.remove(&copy)?);
-                    }
-                };
-                let file = File::open(&copy).map_err(BackupError::io("open", &copy))?;
-                let kind = self.file(archive, &name, &path, file, bytes, attributes)?;
-                self.site.medium.remove(&copy)?;
-                kind
-            }
-        };
-        self.manifest.files.push(FileEntry {
-            name: escape(&name),
-            kind,
-            mode: attributes.mode,
-            uid: attributes.uid,
-            gid: attributes.gid,
-        });
-        Ok(())
-    }
-
-    fn sound(&self, copy: &Path) -> Result<(), BackupError> {
-        let stop = Arc::clone(self.site.stop);
-        let quit = move || stop.load(Ordering::Relaxed);
-        check(copy, Role::Guarded, Box::new(quit)).map(|_| ())
-    }
-
-    fn file(
-        &mut self,
-        archive: &mut Writer<'_>,
-        name: &[u8],
-        path: &Path,
-        file: File,
-        bytes: u64,
-        attributes: Attributes,
-    ) -> Result<FileKind, BackupError> {
-        let again = file.try_clone().map_err(BackupError::io("open", path))?;
-        let mut from = Told {
-            from: file,
-            site: self.site,
-        };
-        let written = archive
-            .file(name, attributes, bytes, &mut from)
-            .map_err(BackupError::io("pack", path))?;
-        let after = again.metadata().map_err(BackupError::io("look at", path))?;
-        if written.ended_early || after.len() != bytes || mtime(&after) != attributes.modified_s {
-            self.pass(path, "it changed while it was read".to_owned());
-        }
-        Ok(FileKind::File {
-            bytes: written.bytes,
-            sha256: written.sha256,
-        })
     }
 
     fn text(&self, archive: &mut Writer<'_>, name: &str, text: &[u8]) -> Result<(), BackupError> {
@@ -616,11 +510,6 @@ fn salt() -> Result<u16, BackupError> {
     getrandom(&mut bytes, GetRandomFlags::empty())
         .map_err(|e| BackupError::io("read", Path::new("/dev/urandom"))(e.into()))?;
     Ok(u16::from_le_bytes(bytes))
-}
-
-fn mtime(meta: &fs::Metadata) -> i64 {
-    use std::os::unix::fs::MetadataExt;
-    meta.mtime()
 }
 
 pub(super) fn in_full(e: &dyn std::error::Error) -> String {

@@ -51,16 +51,22 @@ pub enum BackupError {
         source: CopyError,
     },
     /// A database that would not come whole out of its backup.
-    #[error(
-        "{} is damaged ({why}): stop the agent and run `holdup recover {}` first",
-        database.display(),
-        database.display()
-    )]
+    #[error("{} is damaged ({why})", database.display())]
     Damaged {
         /// The database, or its copy.
         database: PathBuf,
         /// What was seen.
         why: String,
+    },
+    /// One of the gateway's own, without which there is no backup.
+    #[error("there is no backup: {} is damaged ({why}): {remedy}", database.display())]
+    OwnDamaged {
+        /// The database.
+        database: PathBuf,
+        /// What was seen.
+        why: String,
+        /// What to do about it.
+        remedy: &'static str,
     },
     /// A database that is not there.
     #[error("there is no database at {}: make it, or take it out of the configuration", .0.display())]
@@ -160,6 +166,7 @@ impl BackupError {
             Self::Copy { source, .. } => source.is_full(),
             Self::NoRoom { .. } => true,
             Self::Damaged { .. }
+            | Self::OwnDamaged { .. }
             | Self::NoDatabase(_)
             | Self::Busy(_)
             | Self::Held(_)

@@ -116,6 +116,10 @@ pub fn health(
     for odd in all.iter().filter(|l| !l.counts()) {
         say(format!("{}: {}", odd.archive().display(), in_words(odd)));
     }
+    let last = verified().max_by_key(|l| l.name.made());
+    for lacks in last.into_iter().flat_map(Listed::lacks) {
+        say(format!("the newest backup lacks {lacks}"));
+    }
     if little {
         say(format!(
             "{} has {} MiB free: make room, or lower backup.keep_last and backup.keep_days",

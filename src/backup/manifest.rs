@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::audit::Head;
+use crate::recovery::is_bookkeeping;
 
 use super::BackupError;
 
@@ -152,6 +153,31 @@ pub struct Passed {
     pub path: String,
     /// Why.
     pub why: String,
+    /// What it is, where it is a database that was to be backed up as one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+}
+
+/// Rows of tables, without those of the agent's own books.
+pub fn rows_sent(tables: &BTreeMap<String, u64>) -> u64 {
+    let sent = tables.iter().filter(|(name, _)| !is_bookkeeping(name));
+    sent.fold(0, |sum, (_, n)| sum.saturating_add(*n))
+}
+
+impl std::fmt::Display for Passed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.path, self.why)
+    }
+}
+
+impl Passed {
+    /// Is it one of the gateway's own databases? Then the backup is not whole.
+    pub fn is_own_database(&self) -> bool {
+        match self.role {
+            Some(Role::Store | Role::Queue | Role::Audit) => true,
+            Some(Role::Guarded) | None => false,
+        }
+    }
 }
 
 /// A recipient: the public half of a key whose other half is kept elsewhere.
@@ -235,6 +261,11 @@ impl Manifest {
         });
         let databases = self.databases.iter().map(|d| d.bytes);
         files.chain(databases).fold(0, u64::saturating_add)
+    }
+
+    /// Rows of all its databases, without those of the agent's own books.
+    pub fn rows_sent(&self) -> u64 {
+        self.databases.iter().map(|d| rows_sent(&d.rows)).sum()
     }
 
     /// Was the written archive decrypted again and found the same?

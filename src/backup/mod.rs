@@ -32,6 +32,7 @@ pub mod restore;
 pub mod retention;
 mod site;
 pub mod snapshot;
+mod source;
 mod space;
 pub mod state;
 pub mod target;
@@ -45,18 +46,19 @@ pub use archive::{
 };
 pub use check::{Checked, Quit, check};
 pub use copy::Copier;
-pub use create::{Made, Request, Source, create};
+pub use create::{Made, Request, create};
 pub use error::BackupError;
 pub use escape::escape;
 pub use job::{Hands, Job, Outcome, recipients, rule};
 pub use keys::{Ask, Identity, KeyError, OneTime, Recipient};
 pub use manifest::{
     AfterRun, ArchiveFacts, DatabaseEntry, FileEntry, FileKind, Kind, MANIFEST_FORMAT, Manifest,
-    Passed, RecipientEntry, Role, Verified,
+    Passed, RecipientEntry, Role, Verified, rows_sent,
 };
 pub use name::{ArchiveName, NameError};
 pub use rehearse::{VerifyReport, verify};
 pub use site::Site;
+pub use source::Source;
 pub use state::BackupState;
 pub use target::Target;
 pub use verify::{ReadBack, read_back};

@@ -343,6 +343,13 @@ fn trees_keep_their_odd_names_and_say_what_is_left_out() {
     nested
         .execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE a(x); INSERT INTO a VALUES (1);")
         .expect("rows");
+    // Last changed long ago: of its copy that is not so.
+    let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    File::options()
+        .write(true)
+        .open(tree.join("nested.db"))
+        .and_then(|f| f.set_modified(old))
+        .expect("time");
     std::os::unix::fs::symlink("../secret", tree.join("link")).expect("link");
     let _socket = std::os::unix::net::UnixListener::bind(tree.join("sock")).expect("socket");
     let include = [tree.clone(), w.at("missing"), config.clone()];

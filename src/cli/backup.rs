@@ -14,7 +14,7 @@ use anyhow::Context;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use crate::agent::{BackupReport, ControlAnswer, ControlRequest, actor};
+use crate::agent::{BackupReport, ControlAnswer, ControlRequest, actor, damaged};
 use crate::backup::catalogue::{Listed, Standing, list as list_dir, room};
 use crate::backup::prune::{Cause, candidates};
 use crate::backup::state::BackupState;
@@ -198,7 +198,11 @@ fn create(
         reason: "operator",
         actor: &who,
     };
-    let done = by_hand.ended(&entry, job.run(&site), |made| {
+    let done = job.run(&site);
+    if let Some((database, why)) = damaged(&done, settings) {
+        by_hand.suspect(&database, &why)?;
+    }
+    let done = by_hand.ended(&entry, done, |made| {
         json!({
             "name": made.made.name.to_string(),
             "sha256": made.made.manifest.archive.as_ref().map(|a| &a.sha256),
@@ -217,7 +221,7 @@ fn tell_made(report: &BackupReport, json: bool, out: &mut dyn Write) -> anyhow::
     } else {
         report.print(out)?;
     }
-    Ok(u8::from(!report.is_everywhere()))
+    Ok(u8::from(!report.is_all_well()))
 }
 
 enum Asked {
@@ -314,12 +318,8 @@ fn listed(target: &Target, one: &Listed) -> Value {
         "counts": one.counts(),
         "bytes": one.bytes,
         "reason": manifest.map(|m| &m.reason),
-        "rows": manifest.map(rows),
+        "rows": manifest.map(Manifest::rows_sent),
     })
-}
-
-fn rows(m: &Manifest) -> u64 {
-    m.databases.iter().flat_map(|d| d.rows.values()).sum()
 }
 
 fn list(settings: &Settings, usb: bool, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
@@ -348,7 +348,7 @@ fn list(settings: &Settings, usb: bool, json: bool, out: &mut dyn Write) -> anyh
             Ok(found) => {
                 writeln!(out, "{target}")?;
                 for one in found {
-                    let rows = one.manifest.as_ref().map_or(0, rows);
+                    let rows = one.manifest.as_ref().map_or(0, Manifest::rows_sent);
                     writeln!(
                         out,
                         "  {}  {:<12}  {:>12} bytes  {rows:>10} rows",
@@ -425,7 +425,12 @@ fn show(settings: &Settings, name: &str, json: bool, out: &mut dyn Write) -> any
     }
     row("files", m.files.len().to_string())?;
     for p in &m.passed {
-        row("left out", format!("{}: {}", p.path.escape_debug(), p.why))?;
+        let word = if p.is_own_database() {
+            "LACKS"
+        } else {
+            "left out"
+        };
+        row(word, format!("{}: {}", p.path.escape_debug(), p.why))?;
     }
     for r in &m.recipients {
         row("opens with", format!("{} ({})", r.fingerprint, r.recipient))?;

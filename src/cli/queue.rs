@@ -439,6 +439,9 @@ fn rebuild(
     let entry = by_hand.begin("queue.rebuild", &actor(technician), details);
     let id = &settings.gateway.id;
     let done = queue::rebuild(&path, &store, id, settings.queue, site, &salvage);
+    if done.is_ok() {
+        by_hand.trust(&path)?;
+    }
     let done = by_hand.ended(&entry, done, |d| {
         json!({
             "kept": d.kept,

@@ -124,7 +124,15 @@ fn in_the_gateway(
             .into_iter()
             .find(|p| p.file_name() == database.file_name());
         let path = path.unwrap_or_else(|| database.to_owned());
-        by_hand.recover(settings, &path, &actor(args.by.name()), say)
+        let done = by_hand.recover(settings, &path, &actor(args.by.name()), say);
+        if let Ok(report) = &done
+            && report.verdict != Verdict::Unrecoverable
+            && let Err(e) = by_hand.trust(&path)
+        {
+            // Then the next start looks at it once more.
+            log::warn!("{}", crate::agent::explain(&e));
+        }
+        done
     }))
 }
 

@@ -1,13 +1,17 @@
 //! Directories, file systems, free space.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::fs::{Access, StatVfsMountFlags, access, statfs, statvfs};
 
+use crate::agent::{READ_ONLY_REMEDY, Status};
 use crate::guard::{freeze_refusal, read_only};
-use crate::store::{Look, header_fault, look};
+use crate::recovery::{RecoveryError, fault_of};
+use crate::store::{Look, StoreError, header_fault, look, suspicion};
+use crate::{queue, store};
 
 use super::{Check, Patient};
 
@@ -63,43 +67,84 @@ fn directory(name: &str, dir: &Path, out: &mut Vec<Check>) {
 
 /// The agent's own databases, as bytes: none is opened.
 fn stores(p: &Patient<'_>, out: &mut Vec<Check>) {
-    const REMEDY: &str = "nothing was changed: stop the agent, copy the file with its -wal, -shm \
-                          and -journal away, and look at the copy";
     let gateway = &p.settings.gateway;
-    for path in [gateway.store_path(), gateway.queue_path()] {
+    for (name, path, remedy) in [
+        ("store", gateway.store_path(), store::REMEDY),
+        ("queue", gateway.queue_path(), queue::REMEDY),
+    ] {
+        let shown = path.display();
         if p.hidden {
-            let why = format!("{} is the agent's alone", path.display());
-            out.push(Check::skip("store", &why));
+            out.push(Check::skip(name, &format!("{shown} is the agent's alone")));
             continue;
         }
-        let shown = path.display();
-        match header_fault(&path) {
-            Ok(None) => {}
-            Ok(Some(why)) => {
-                out.push(Check::bad("store", format!("{shown}: {why}"), REMEDY));
-                continue;
-            }
-            Err(e) => {
-                let found = crate::agent::explain(&e);
-                out.push(Check::warn("store", found, "ask as the agent's user"));
-                continue;
-            }
+        // What a running agent knows of it was said.
+        let told = |s: &Status| s.damage.iter().any(|d| d.code.starts_with(name));
+        if p.agent.is_some_and(told) {
+            continue;
         }
-        // The log of an agent that runs changes while it is looked at.
-        let log = match p.agent {
-            Some(_) => Ok(Look::Database),
-            None => look(&path),
-        };
-        out.push(match log {
-            Ok(Look::Database | Look::Fresh) if !path.exists() => {
-                Check::ok("store", format!("{shown}: not made yet"))
-            }
-            Ok(Look::Database | Look::Fresh) => {
-                Check::ok("store", format!("{shown}: its header is sound"))
-            }
-            Ok(Look::DamagedWal(why)) => Check::bad("store", format!("{shown}-wal: {why}"), REMEDY),
-            Err(e) => Check::bad("store", crate::agent::explain(&e), REMEDY),
+        out.push(match seen(&path, p.agent.is_some()) {
+            Seen::NotMade => Check::ok(name, format!("{shown}: not made yet")),
+            Seen::Sound => Check::ok(name, format!("{shown}: its header is sound")),
+            Seen::Fault(why) => Check::bad(name, why, remedy),
+            Seen::Text => Check::bad(
+                name,
+                format!("{shown}: it is not an SQLite database but text"),
+                "move it away, then restart the agent",
+            ),
+            Seen::Denied(why) => Check::warn(name, why, "ask as the agent's user"),
+            Seen::Unseen(why) => Check::bad(name, why, ""),
         });
+    }
+}
+
+enum Seen {
+    NotMade,
+    Sound,
+    /// Something that the start of the agent recovers; says what.
+    Fault(String),
+    /// Something that it leaves alone.
+    Text,
+    Denied(String),
+    /// Says why, and what to do.
+    Unseen(String),
+}
+
+fn seen(path: &Path, is_running: bool) -> Seen {
+    let shown = path.display();
+    match header_fault(path) {
+        Ok(None) => {}
+        Ok(Some(_)) if matches!(fault_of(path), Err(RecoveryError::Alien(_))) => {
+            return Seen::Text;
+        }
+        Ok(Some(why)) => return Seen::Fault(format!("{shown}: {why}")),
+        Err(e) => return unseen(e),
+    }
+    if is_running {
+        // Its log changes while it is looked at.
+        return Seen::Sound;
+    }
+    if suspicion(path).exists() {
+        return Seen::Fault(format!("{shown} was found damaged while it was read"));
+    }
+    match look(path) {
+        Ok(Look::Database | Look::Fresh) if !path.exists() => Seen::NotMade,
+        Ok(Look::Database | Look::Fresh) => Seen::Sound,
+        Ok(Look::DamagedWal(why)) => Seen::Fault(format!("{shown}-wal: {why}")),
+        Err(StoreError::OrphanWal { state, .. }) => {
+            Seen::Fault(format!("{shown} is {state}, and its log lies beside it"))
+        }
+        Err(e) => unseen(e),
+    }
+}
+
+fn unseen(e: StoreError) -> Seen {
+    let denied = matches!(&e, StoreError::Look { source, .. }
+        if source.kind() == io::ErrorKind::PermissionDenied);
+    let why = crate::agent::explain(&e);
+    if denied {
+        Seen::Denied(why)
+    } else {
+        Seen::Unseen(why)
     }
 }
 
@@ -118,11 +163,7 @@ fn mount(p: &Patient<'_>, out: &mut Vec<Check>) {
     }
     // A file system that stopped writing after an error may still grant every right.
     if let Some(why) = File::open(dir).ok().and_then(|d| read_only(d.as_fd())) {
-        out.push(Check::bad(
-            "mount",
-            why,
-            "look at `dmesg`, check the medium (fsck), mount it read-write, restart the agent",
-        ));
+        out.push(Check::bad("mount", why, READ_ONLY_REMEDY));
     }
     if let Ok(s) = statvfs(dir)
         && !s.f_flag.contains(StatVfsMountFlags::NOATIME)

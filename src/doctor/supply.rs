@@ -66,10 +66,20 @@ fn agent(s: &Status, out: &mut Vec<Check>) {
         "pid {}, supply {}, readiness {}",
         s.pid, s.supply, s.readiness
     );
+    let is_damage = |code: &&str| s.damage.iter().any(|d| d.code == **code);
+    let reasons = s.reasons.iter().map(String::as_str).zip(&s.advice);
+    let other: Vec<_> = reasons
+        .filter(|(code, _)| !is_damage(code))
+        .map(|(_, advice)| advice.as_str())
+        .collect();
+    let other = other.join("; ");
     match s.readiness.as_str() {
         "Ready" => out.push(Check::ok("agent", found)),
-        "AtRisk" => out.push(Check::warn("agent", found, s.advice.join("; "))),
-        _ => out.push(Check::bad("agent", found, s.advice.join("; "))),
+        "AtRisk" => out.push(Check::warn("agent", found, other)),
+        _ => out.push(Check::bad("agent", found, other)),
+    }
+    for d in &s.damage {
+        out.push(Check::bad("damage", d.found.clone(), d.remedy.clone()));
     }
 }
 

@@ -26,7 +26,7 @@ pub enum DurableError {
         source: io::Error,
     },
     /// An earlier sync failed; nothing is called durable after that.
-    #[error("an earlier sync failed ({0}); restart the agent after the medium was checked")]
+    #[error("an earlier sync failed ({0}): check the medium, then restart the agent")]
     Latched(String),
 }
 

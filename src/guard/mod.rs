@@ -33,7 +33,7 @@ pub use heartbeat::{Heartbeat, Measured, Outlived};
 pub use instance::{Instance, InstanceError};
 pub use machine::{KernelMachine, Machine, MachineError, SimMachine};
 pub use mount::{freeze_refusal, read_only};
-pub use own::OwnStore;
+pub use own::{Own, Writer};
 pub use plan::{Decision, Plan, Step};
 pub use record::{Ended, LastOutage, OutageRecord, RecordError, StepReport, read_last};
 pub use runner::{PlanOptions, PlanThread};

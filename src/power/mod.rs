@@ -17,7 +17,9 @@ pub use announce::{Announcer, Word, Words};
 pub use budget::{Budget, StepCost, StepKind};
 pub use charge::Before;
 pub use holdup::{Measurement, proposal, worn};
-pub use readiness::{Assessment, Readiness, Reason, Situation, assess};
+pub use readiness::{
+    Assessment, MOST_REASONS, READ_ONLY_REMEDY, Readiness, Reason, Situation, assess,
+};
 pub use supply::{REPEAT_WINDOW, Supply};
 pub use tail::Tail;
 

@@ -9,6 +9,10 @@ use crate::clock::Wall;
 
 use super::{Budget, LineHealth, StepKind};
 
+/// What to do about a data file system that takes no writes.
+pub const READ_ONLY_REMEDY: &str = "look at `dmesg`, check the medium (fsck), mount it read-write, \
+                                    restart the agent";
+
 /// The answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Readiness {
@@ -97,7 +101,25 @@ pub enum Reason {
     DiskFull,
     /// The battery is nearly empty: a loss now runs the plan at once, on what is left.
     BatteryLow,
+    /// The store was found damaged while it serves.
+    StoreDamaged {
+        /// What to do about it, in the words of its own room.
+        remedy: &'static str,
+    },
+    /// The queue was found damaged while it serves.
+    QueueDamaged {
+        /// What to do about it, in the words of its own room.
+        remedy: &'static str,
+    },
+    /// The queue is wanted and cannot be used.
+    QueueFailed {
+        /// What to do about it, in the words of its own room.
+        remedy: &'static str,
+    },
 }
+
+/// More than can occur at once.
+pub const MOST_REASONS: usize = 20;
 
 impl Reason {
     /// As status and scripts spell it.
@@ -121,7 +143,55 @@ impl Reason {
             Self::MediumFailed => "medium_failed",
             Self::DiskFull => "disk_full",
             Self::BatteryLow => "battery_low",
+            Self::StoreDamaged { .. } => "store_damaged",
+            Self::QueueDamaged { .. } => "queue_damaged",
+            Self::QueueFailed { .. } => "queue_failed",
         }
+    }
+
+    /// Where it is damage, something that does not mend itself: what was found, and the one thing
+    /// to do about it.
+    pub fn damage(&self) -> Option<(String, &'static str)> {
+        const MEDIUM: &str = "check the medium, then restart the agent";
+        let (found, remedy) = match self {
+            Self::MediumFailed => (
+                "a sync or a write of the outage record failed and outages are not recorded any more",
+                MEDIUM,
+            ),
+            Self::StoreFailed => ("the store stopped after a failed sync", MEDIUM),
+            Self::DataReadOnly => (
+                "the data file system is read-only, nothing more can be stored",
+                READ_ONLY_REMEDY,
+            ),
+            Self::StoreDamaged { remedy } => ("the store is damaged", *remedy),
+            Self::QueueDamaged { remedy } => ("the queue is damaged", *remedy),
+            Self::QueueFailed { remedy } => (
+                "the queue is out of service, readings wait in the store",
+                *remedy,
+            ),
+            Self::AcknowledgedMissing { from, upto } => {
+                let found = format!(
+                    "readings {from} to {upto} were acknowledged and are not in the store; this \
+                     medium lost what it had synced, or the store was changed"
+                );
+                return Some((found, "look at `holdup audit show`, replace the card"));
+            }
+            Self::HoldupNotMeasured
+            | Self::LineMissing
+            | Self::LineNotWired
+            | Self::LineStuck
+            | Self::NotCalibrated
+            | Self::StepTooSlow { .. }
+            | Self::PlanTooSlow { .. }
+            | Self::NotRecharged { .. }
+            | Self::MeasuredShorter { .. }
+            | Self::OtherWriters
+            | Self::GuardedUnusable
+            | Self::StoreStarting
+            | Self::DiskFull
+            | Self::BatteryLow => return None,
+        };
+        Some((found.to_owned(), remedy))
     }
 
     const fn weight(self) -> Readiness {
@@ -142,7 +212,10 @@ impl Reason {
             | Self::StoreFailed
             | Self::MediumFailed
             | Self::DiskFull
-            | Self::BatteryLow => Readiness::AtRisk,
+            | Self::BatteryLow
+            | Self::StoreDamaged { .. }
+            | Self::QueueDamaged { .. }
+            | Self::QueueFailed { .. } => Readiness::AtRisk,
         }
     }
 }
@@ -150,6 +223,9 @@ impl Reason {
 impl fmt::Display for Reason {
     /// What is wrong and what to do, in one sentence each.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((found, remedy)) = self.damage() {
+            return write!(f, "{found}: {remedy}");
+        }
         match self {
             Self::HoldupNotMeasured => f.write_str(
                 "nobody measured how long the supply lasts: run `holdup power measure`, pull the plug, \
@@ -209,32 +285,23 @@ impl fmt::Display for Reason {
             Self::GuardedUnusable => f.write_str(
                 "a [[database]] cannot be guarded as it is: `holdup status` says which and why",
             ),
-            Self::AcknowledgedMissing { from, upto } => write!(
-                f,
-                "readings {from} to {upto} were acknowledged and are not in the store: this medium \
-                 lost what it had synced, or the store was changed; look at `holdup audit show`, \
-                 replace the card"
-            ),
-            Self::MediumFailed => f.write_str(
-                "a sync or a write of the outage record failed and outages are not recorded any more: \
-                 check the medium, then restart the agent",
-            ),
             Self::StoreStarting => f.write_str(
                 "the store is still being opened and takes no readings: look at the log, the card \
                  may not answer",
-            ),
-            Self::DataReadOnly => f.write_str(
-                "the data file system is read-only, nothing more can be stored: check the medium \
-                 (`dmesg`), then mount it read-write and restart the agent",
-            ),
-            Self::StoreFailed => f.write_str(
-                "the store stopped after a failed sync: check the medium, then restart the agent",
             ),
             Self::DiskFull => f.write_str("the medium is full: make room, service resumes alone"),
             Self::BatteryLow => f.write_str(
                 "the battery is nearly empty, a loss now runs the plan at once: let it charge, or \
                  look at the charger",
             ),
+            // Said above.
+            Self::MediumFailed
+            | Self::StoreFailed
+            | Self::DataReadOnly
+            | Self::StoreDamaged { .. }
+            | Self::QueueDamaged { .. }
+            | Self::QueueFailed { .. }
+            | Self::AcknowledgedMissing { .. } => Ok(()),
         }
     }
 }
@@ -245,7 +312,7 @@ pub struct Assessment {
     /// The worst of the reasons.
     pub readiness: Readiness,
     /// Why; empty when ready.
-    pub reasons: Vec<Reason, 12>,
+    pub reasons: Vec<Reason, MOST_REASONS>,
     /// What glitch time and mandatory steps take now.
     pub predicted: Duration,
 }
@@ -273,12 +340,12 @@ pub struct Situation<'a> {
 
 /// Judges a situation.
 pub fn assess(s: Situation<'_>) -> Assessment {
-    let mut reasons: Vec<Reason, 12> = Vec::new();
+    let mut reasons: Vec<Reason, MOST_REASONS> = Vec::new();
     let (plan, step, takes) = s.budget.predict(s.wal_frames, s.guarded);
     let (empty, ..) = s.budget.predict(0, s.guarded);
     let predicted = s.glitch + plan;
     let mut say = |r: Reason| {
-        // Twelve hold every combination that can occur; the worst were said first.
+        // They hold every combination that can occur; the worst were said first.
         reasons.push(r).ok();
     };
     match s.health {

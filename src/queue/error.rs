@@ -8,12 +8,15 @@ use rusqlite::ErrorCode;
 use crate::durable::DurableError;
 use crate::store::StoreError;
 
+/// What to do about a damaged queue: the only thing that also gives back what the store still has.
+pub const REMEDY: &str = "stop the agent, run `holdup queue rebuild`, start the agent again";
+
 /// A queue that did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     /// It cannot be opened, or its tables cannot be adopted.
     #[error(transparent)]
-    Open(#[from] StoreError),
+    Open(StoreError),
     /// SQLite refused.
     #[error("cannot {doing} {}", path.display())]
     Sqlite {
@@ -25,14 +28,14 @@ pub enum QueueError {
         source: rusqlite::Error,
     },
     /// SQLite says that the file's structure is broken.
-    #[error("cannot {doing} {}: it is malformed; stop the agent and run `holdup queue rebuild`", path.display())]
+    #[error("cannot {doing} {}: it is damaged ({why}): {REMEDY}", path.display())]
     Malformed {
         /// The database.
         path: PathBuf,
         /// What was tried.
         doing: &'static str,
         /// SQLite's words.
-        source: rusqlite::Error,
+        why: rusqlite::Error,
     },
     /// Nothing is read or written while the gate is closed.
     #[error(
@@ -76,6 +79,27 @@ pub(super) enum Fault {
     Broken,
 }
 
+impl From<StoreError> for QueueError {
+    fn from(e: StoreError) -> Self {
+        match e {
+            // What to do about it is the queue's own.
+            StoreError::Malformed { path, doing, why } => Self::Malformed { path, doing, why },
+            e @ (StoreError::NotSqlite { .. }
+            | StoreError::OrphanWal { .. }
+            | StoreError::Look { .. }
+            | StoreError::Evidence { .. }
+            | StoreError::Schema { .. }
+            | StoreError::Busy { .. }
+            | StoreError::Full { .. }
+            | StoreError::NotWritable { .. }
+            | StoreError::Sqlite { .. }
+            | StoreError::GateClosed { .. }
+            | StoreError::Durable { .. }
+            | StoreError::Thread(_)) => Self::Open(e),
+        }
+    }
+}
+
 impl QueueError {
     pub(super) fn sqlite(path: &Path, doing: &'static str, source: rusqlite::Error) -> Self {
         let path = path.to_owned();
@@ -83,7 +107,7 @@ impl QueueError {
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::Malformed {
                 path,
                 doing,
-                source,
+                why: source,
             },
             _ => Self::Sqlite {
                 path,

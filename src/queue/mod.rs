@@ -28,12 +28,12 @@ use std::path::Path;
 
 use crate::clock::Clock;
 use crate::durable::{Gate, Medium};
-use crate::store::{StoreError, open};
+use crate::store::open;
 
 pub use backoff::{Dice, LOOP_AFTER, Struggle, ceiling, delay, expires_at, is_due};
 pub use dead::DEAD_KEPT;
 pub use desk::{Outgoing, QueueDesk, WAL_LIMIT};
-pub use error::QueueError;
+pub use error::{QueueError, REMEDY};
 pub use feed::{BATCH, Mark, mark};
 pub use jsonl::{Lines, MAX_LINE, read as read_line, write as write_line};
 pub use message::{Enqueued, Leased, NewMessage, Origin, parse};
@@ -50,17 +50,17 @@ pub use worker::{Queue, QueueOptions};
 /// is not fed.
 ///
 /// # Errors
-/// [`StoreError`] that names what does not fit; nothing was changed then.
+/// [`QueueError::Open`] that names what does not fit; nothing was changed then.
 pub fn ensure(
     path: &Path,
     medium: &Medium,
     gate: &Gate,
     clock: &dyn Clock,
-) -> Result<(), StoreError> {
+) -> Result<(), QueueError> {
     let (mut conn, _pass) = open(path, medium, gate, clock.wall())?;
     schema::prepare(&mut conn, path)?;
     conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-        .map_err(|e| StoreError::sqlite(path, "checkpoint", e))?;
+        .map_err(|e| QueueError::sqlite(path, "checkpoint", e))?;
     conn.close()
-        .map_err(|(_, e)| StoreError::sqlite(path, "close", e))
+        .map_err(|(_, e)| QueueError::sqlite(path, "close", e))
 }

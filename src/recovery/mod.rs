@@ -31,7 +31,7 @@ pub use history::last_recoveries;
 pub use hold::{Hold, HoldError};
 pub use look::fault_of;
 pub use recover::{Request, Way, recover};
-pub use report::{Missing, Report, StepTaken, TableKept, Verdict};
+pub use report::{Missing, Report, StepTaken, TableKept, Verdict, is_bookkeeping};
 pub use restore::{RestoredFrom, Snapshot, Snapshots, Unpacked};
 pub use site::Site;
 pub use source::{Bytes, FileBytes, Pages, Version};

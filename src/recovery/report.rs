@@ -57,6 +57,13 @@ pub struct TableKept {
     pub rows: u64,
 }
 
+/// Is it a table of the agent's own books, or of SQLite's? Its rows are none that anybody sent.
+pub fn is_bookkeeping(table: &str) -> bool {
+    ["holdup_", "sqlite_"]
+        .iter()
+        .any(|own| table.starts_with(own))
+}
+
 /// Ids that were given to readings and that no row has, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missing {
@@ -132,6 +139,17 @@ fn is_none_of_them(n: &u64) -> bool {
     *n == 0
 }
 
+impl Report {
+    /// Rows without those of the agent's own books; `None` where nothing was counted.
+    fn rows_sent(&self) -> Option<u64> {
+        if self.tables.is_empty() {
+            return self.kept_rows;
+        }
+        let sent = self.tables.iter().filter(|t| !is_bookkeeping(&t.name));
+        Some(sent.map(|t| t.rows).sum())
+    }
+}
+
 impl fmt::Display for Report {
     /// One line for a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -140,7 +158,7 @@ impl fmt::Display for Report {
             return Ok(());
         }
         write!(f, " ({})", self.found)?;
-        if let Some(rows) = self.kept_rows {
+        if let Some(rows) = self.rows_sent() {
             write!(f, "; {rows} rows are there")?;
         }
         if let Some(from) = &self.restored {

@@ -7,6 +7,10 @@ use rusqlite::ErrorCode;
 
 use crate::durable::DurableError;
 
+/// What to do about a damaged store.
+pub const REMEDY: &str = "restart the agent: it keeps a copy of the damaged files and recovers the \
+                          store before it serves again";
+
 /// A database that is not in service.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -55,14 +59,14 @@ pub enum StoreError {
         problem: String,
     },
     /// SQLite says that the file's structure is broken.
-    #[error("cannot {doing} {}: it is malformed; it was left as it is, keep a copy before anything repairs it", path.display())]
+    #[error("cannot {doing} {}: it is damaged ({why}): {REMEDY}", path.display())]
     Malformed {
         /// The database.
         path: PathBuf,
         /// What was tried.
         doing: &'static str,
         /// SQLite's words.
-        source: rusqlite::Error,
+        why: rusqlite::Error,
     },
     /// Another program holds it.
     #[error("cannot {doing} {}: another program holds its lock; stop that program", path.display())]
@@ -167,6 +171,27 @@ pub(super) fn fault(e: &rusqlite::Error) -> Fault {
 }
 
 impl StoreError {
+    /// What SQLite found damaged, without what to do about it: for who does that.
+    pub fn damage(&self) -> Option<String> {
+        match self {
+            Self::Malformed { path, doing, why } => {
+                Some(format!("cannot {doing} {}: {why}", path.display()))
+            }
+            Self::NotSqlite { .. }
+            | Self::OrphanWal { .. }
+            | Self::Look { .. }
+            | Self::Evidence { .. }
+            | Self::Schema { .. }
+            | Self::Busy { .. }
+            | Self::Full { .. }
+            | Self::NotWritable { .. }
+            | Self::Sqlite { .. }
+            | Self::GateClosed { .. }
+            | Self::Durable { .. }
+            | Self::Thread(_) => None,
+        }
+    }
+
     /// Names what SQLite refused.
     pub(crate) fn sqlite(path: &Path, doing: &'static str, source: rusqlite::Error) -> Self {
         let path = path.to_owned();
@@ -185,7 +210,7 @@ impl StoreError {
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::Malformed {
                 path,
                 doing,
-                source,
+                why: source,
             },
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy {
                 path,

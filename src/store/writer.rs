@@ -445,8 +445,8 @@ impl Writer {
             Fault::Row | Fault::Database => {}
         }
         let why = text(&e);
-        if matches!(e, StoreError::Malformed { .. }) {
-            self.suspect(&why);
+        if let Some(damage) = e.damage() {
+            self.suspect(&damage);
         }
         log::error!("the store has failed: {why}");
         self.end(StoreState::Failed(why.as_str().into()), &why);
@@ -510,6 +510,8 @@ fn take(slots: &mut Slots, rows: usize) -> Vec<Chunk> {
 }
 
 pub(super) fn text(e: &StoreError) -> String {
-    let cause = std::error::Error::source(e).map(ToString::to_string);
-    format!("{e}: {}", cause.unwrap_or_default())
+    match std::error::Error::source(e) {
+        Some(cause) => format!("{e}: {cause}"),
+        None => e.to_string(),
+    }
 }

@@ -483,6 +483,63 @@ fn another_applications_database_comes_along_whether_it_runs_or_not() {
     assert!(!dir.path().join("app.db-wal").exists());
 }
 
+#[test]
+fn a_damaged_queue_is_left_out_and_named_and_the_store_is_backed_up() {
+    let w = World::with("every_s = 0", "[queue]\nenabled = true\n");
+    w.filled(200);
+    let queue = w.home.data("sync_queue.db");
+    // By the agent, which finds it when it copies it; then without one.
+    let mut agent = w.home.serving();
+    agent.wait_for("a fed queue", |s| s["queue"]["depth"] == 200);
+    agent.stop();
+    let sound = fs::read(&queue).expect("read");
+    assert!(sound.len() > 16 << 10, "{}", sound.len());
+    let mut bytes = sound.clone();
+    let middle = bytes.len() / 2048 * 1024;
+    bytes[middle..middle + 1024].fill(0xa5);
+    w.home.write("data/sync_queue.db", &bytes);
+    let mut agent = w.home.serving();
+    agent.wait_for("a queue that failed", |s| s["queue"]["state"] == "failed");
+    for with_agent in [true, false] {
+        let made = w.home.holdup(&["backup", "create", "--json"]);
+        assert_eq!(made.status.code(), Some(1), "{}", text(&made));
+        let made: Value = serde_json::from_slice(&made.stdout).expect("json");
+        let lacks = made["lacks"][0].as_str().expect("named");
+        for words in ["sync_queue.db: it is damaged", "run `holdup queue rebuild`"] {
+            assert!(lacks.contains(words), "{made}");
+        }
+        let archive = PathBuf::from(made["archive"].as_str().expect("path"));
+        assert_eq!(w.store_in(&archive), (200, 200));
+        let newest = w.listed().pop().expect("one");
+        assert!(newest.counts());
+        let manifest = newest.manifest.expect("manifest");
+        let names: Vec<_> = manifest.databases.iter().map(|d| &d.name).collect();
+        assert!(!names.iter().any(|n| n.contains("sync_queue")), "{names:?}");
+        let show = text(
+            &w.home
+                .holdup(&["backup", "show", made["name"].as_str().expect("name")]),
+        );
+        assert!(show.contains("LACKS"), "{show}");
+        assert!(
+            w.home.data("sync_queue.db-suspect").exists(),
+            "{with_agent}"
+        );
+        if with_agent {
+            let status = agent.wait_for("a warning", |s| {
+                let warnings = s["backup"]["warnings"].to_string();
+                warnings.contains("the newest backup lacks")
+            });
+            assert_eq!(status["readiness"], "AtRisk");
+            assert!(
+                status["reasons"].to_string().contains("queue_failed"),
+                "{status}"
+            );
+            agent.signal("KILL");
+            agent.ended();
+        }
+    }
+}
+
 /// Debian's own programs open a backup by the steps that stand in it.
 #[test]
 fn age_zstd_and_tar_open_a_backup() {

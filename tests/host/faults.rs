@@ -232,13 +232,16 @@ fn doctor_names_a_store_that_is_no_database_or_whose_header_is_damaged() {
     home.write("data/edge_store.db", &bytes);
     let said = doctor();
     assert!(
-        said.contains("BAD   store") && said.contains("page size is wrong"),
+        said.contains("BAD   store")
+            && said.contains("page size is wrong")
+            && said.contains("-> restart the agent: it keeps a copy"),
         "{said}"
     );
     home.write("data/edge_store.db", b"{\"sensor\":1}\n");
     let said = doctor();
     assert!(
-        said.contains("edge_store.db: it is not an SQLite database"),
+        said.contains("edge_store.db: it is not an SQLite database but text")
+            && said.contains("-> move it away, then restart the agent"),
         "{said}"
     );
     let kept = fs::read(&path).expect("read");

@@ -12,6 +12,7 @@ mod board;
 mod config;
 mod console;
 mod cross;
+mod damage;
 mod demo;
 mod drill;
 mod faults;

@@ -357,7 +357,9 @@ fn a_long_queue_is_rebuilt_around_its_damage_and_what_is_gone_is_named() {
     let asked = std::env::var("HOLDUP_QUEUE_ITEMS").ok();
     let items: i64 = asked.map_or(100_000, |n| n.parse().expect("a number"));
     let home = Home::with(POWER, ON);
-    home.serving().stop();
+    let mut agent = home.serving();
+    agent.wait_for("a queue", |s| s["queue"]["state"] == "running");
+    agent.stop();
     let path = home.data("sync_queue.db");
     let conn = rusqlite::Connection::open(&path).expect("open");
     conn.execute_batch("PRAGMA synchronous = OFF")

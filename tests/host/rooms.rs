@@ -42,7 +42,9 @@ const MAY: &[(&str, &[&str])] = &[
     ("demo", &["agent", "clock"]),
     (
         "doctor",
-        &["agent", "board", "guard", "store", "hooks", "config"],
+        &[
+            "agent", "board", "guard", "recovery", "queue", "store", "hooks", "config",
+        ],
     ),
     (
         "cli",

@@ -43,8 +43,8 @@ pub struct SnapshotManifest {
 }
 
 impl SnapshotManifest {
-    /// All rows of all tables.
-    pub fn all_rows(&self) -> u64 {
-        self.rows.values().fold(0, |sum, n| sum.saturating_add(*n))
+    /// Rows of all tables but those of the agent's own books.
+    pub fn rows_sent(&self) -> u64 {
+        crate::backup::rows_sent(&self.rows)
     }
 }

@@ -1,0 +1,187 @@
+//! What is known to be damaged while the agent runs, and what to do about it.
+//!
+//! It promises that damage which was found once is told until the agent is restarted, is noted
+//! beside the database for the next start, and has one remedy, in the same words everywhere.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use serde::{Deserialize, Serialize};
+
+use crate::durable::{DurableError, Gate, Medium};
+use crate::power::Reason;
+use crate::queue::QueueState;
+use crate::store::{StoreState, suspicion};
+use crate::{queue, store};
+
+use super::costs::lock;
+use super::explain;
+use super::status::StatusSource;
+
+pub use crate::power::READ_ONLY_REMEDY;
+
+/// For a queue that is not damaged and cannot be used; its own words say why.
+const MEND: &str = "mend that, then restart the agent";
+
+/// Something that keeps a promise from holding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// As in the reasons of readiness.
+    pub code: String,
+    /// What was found.
+    pub found: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl Damage {
+    /// Of a reason of readiness, with the words of who found it.
+    pub(super) fn of(reason: Reason, why: Option<&str>) -> Option<Self> {
+        let (mut found, remedy) = reason.damage()?;
+        if let Some(why) = why {
+            // A word of its own that ends with the remedy does not say it twice.
+            let why = why.trim_end_matches(remedy).trim_end_matches(": ");
+            found.push_str(&format!(" ({why})"));
+        }
+        Some(Self {
+            code: reason.code().to_owned(),
+            found,
+            remedy: remedy.to_owned(),
+        })
+    }
+}
+
+/// Found while the agent runs; shared with the status.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known(Arc<Mutex<Seen>>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    databases: BTreeMap<PathBuf, String>,
+    /// Why the store is not open yet.
+    opening: Option<String>,
+}
+
+impl Known {
+    /// `database`, of ours, is damaged although it serves. Its next start is told, unless writing
+    /// is stopped: then it is found once more.
+    pub(super) fn suspect(&self, database: &Path, why: &str, medium: &Medium, gate: &Gate) {
+        lock(&self.0)
+            .databases
+            .insert(database.to_owned(), why.to_owned());
+        let Some(_pass) = gate.try_enter() else {
+            return;
+        };
+        if let Err(e) = note(database, why, medium) {
+            log::error!(
+                "the next start is not told that {} is damaged: {}",
+                database.display(),
+                explain(&e)
+            );
+        }
+    }
+
+    /// What was found of `database`.
+    pub(super) fn of(&self, database: &Path) -> Option<String> {
+        lock(&self.0).databases.get(database).cloned()
+    }
+
+    /// What keeps the store from being opened; `None`: nothing any more.
+    pub(super) fn opening(&self, why: Option<String>) {
+        lock(&self.0).opening = why;
+    }
+
+    pub(super) fn why_not_open(&self) -> Option<String> {
+        lock(&self.0).opening.clone()
+    }
+}
+
+/// Notes beside `database` that it is damaged although its files may look well, so that it is
+/// recovered before it is opened.
+pub(super) fn note(database: &Path, why: &str, medium: &Medium) -> Result<(), DurableError> {
+    medium.replace(&suspicion(database), why.as_bytes())
+}
+
+impl StatusSource {
+    /// Databases of ours that are damaged, or cannot be used.
+    pub(super) fn damaged(&self) -> impl Iterator<Item = Reason> {
+        let (store, queue) = self.own();
+        let store = self.known.of(&store).map(|_| Reason::StoreDamaged {
+            remedy: store::REMEDY,
+        });
+        let queue = match self.queue.stats().state {
+            QueueState::Failed(why) => Some(Reason::QueueFailed {
+                remedy: if why.contains(queue::REMEDY) {
+                    queue::REMEDY
+                } else {
+                    MEND
+                },
+            }),
+            QueueState::Off
+            | QueueState::Starting
+            | QueueState::Running
+            | QueueState::Full
+            | QueueState::DiskFull
+            | QueueState::Waiting(_)
+            | QueueState::Stopped => self.known.of(&queue).map(|_| Reason::QueueDamaged {
+                remedy: queue::REMEDY,
+            }),
+        };
+        [store, queue].into_iter().flatten()
+    }
+
+    pub(super) fn own(&self) -> (PathBuf, PathBuf) {
+        let settings = lock(&self.settings);
+        let gateway = &settings.gateway;
+        (gateway.store_path(), gateway.queue_path())
+    }
+
+    /// What is said of a reason where it is damage, with the words of who found it.
+    pub(super) fn damage(&self, reason: Reason) -> Option<Damage> {
+        let (store, queue) = self.own();
+        let why = match reason {
+            Reason::StoreDamaged { .. } => self.known.of(&store),
+            Reason::QueueDamaged { .. } => self.known.of(&queue),
+            Reason::QueueFailed { .. } => self.queue.stats().state.problem().map(str::to_owned),
+            Reason::StoreFailed => match self.orders.stats().state {
+                StoreState::Failed(why) => Some(why.to_string()),
+                StoreState::Starting
+                | StoreState::Running
+                | StoreState::DiskFull
+                | StoreState::Stopped => None,
+            },
+            Reason::MediumFailed
+            | Reason::DataReadOnly
+            | Reason::AcknowledgedMissing { .. }
+            | Reason::HoldupNotMeasured
+            | Reason::LineMissing
+            | Reason::LineNotWired
+            | Reason::LineStuck
+            | Reason::NotCalibrated
+            | Reason::StepTooSlow { .. }
+            | Reason::PlanTooSlow { .. }
+            | Reason::NotRecharged { .. }
+            | Reason::MeasuredShorter { .. }
+            | Reason::OtherWriters
+            | Reason::GuardedUnusable
+            | Reason::StoreStarting
+            | Reason::DiskFull
+            | Reason::BatteryLow => None,
+        };
+        Damage::of(reason, why.as_deref())
+    }
+
+    /// A reason in words.
+    pub(super) fn advice(&self, reason: Reason) -> String {
+        if let Some(d) = self.damage(reason) {
+            return format!("{}: {}", d.found, d.remedy);
+        }
+        match self.known.why_not_open() {
+            Some(why) if reason == Reason::StoreStarting => {
+                format!("the store is not open and takes no readings: {why}")
+            }
+            _ => reason.to_string(),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Damage that is known is told by readiness, doctor and every verb, with one remedy.
+
+use std::fs;
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::home::Home;
+
+const POWER: &str = "holdup_ms = 4000\nglitch_ms = 50\nrestore_ms = 100\nsettle_after = 0";
+const QUEUE: &str = "stop the agent, run `holdup queue rebuild`, start the agent again";
+const STORE: &str = "restart the agent: it keeps a copy of the damaged files and recovers the store \
+                     before it serves again";
+
+fn text(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr)
+}
+
+fn send(home: &Home, readings: u64) {
+    let mut client = home.client();
+    for _ in 0..readings {
+        client.send();
+    }
+    client.wait_acked(readings);
+}
+
+/// Pages in the middle become noise; the header stays as it is.
+fn strike(home: &Home, name: &str) {
+    let mut bytes = fs::read(home.data(name)).expect("read");
+    let middle = bytes.len() / 2048 * 1024;
+    bytes[middle..middle + 1024].fill(0xa5);
+    home.write(&format!("data/{name}"), &bytes);
+}
+
+/// The lines of `holdup doctor` that say BAD, each with its remedy.
+fn bad(home: &Home) -> Vec<(String, String)> {
+    let out = home.holdup(&["doctor", "--json"]);
+    let found: Value = serde_json::from_slice(&out.stdout).expect("json");
+    let all = found["checks"].as_array().expect("checks").iter();
+    let bad: Vec<_> = all.filter(|c| c["level"] == "bad").collect();
+    assert_eq!(out.status.code(), Some(i32::from(!bad.is_empty())));
+    let word = |v: &Value| v.as_str().expect("text").to_owned();
+    bad.iter()
+        .map(|c| (word(&c["found"]), word(&c["remedy"])))
+        .collect()
+}
+
+#[test]
+fn a_queue_that_failed_is_a_risk_and_rebuilding_it_is_the_one_remedy_until_it_is_mended() {
+    let home = Home::with(POWER, "[queue]\nenabled = true\n");
+    let mut agent = home.serving();
+    send(&home, 200);
+    agent.wait_for("queued", |s| s["queue"]["depth"] == 200);
+    agent.stop();
+    strike(&home, "sync_queue.db");
+    let mut agent = home.serving();
+    let status = agent.wait_for("a queue that failed", |s| s["queue"]["state"] == "failed");
+    assert_eq!(status["readiness"], "AtRisk", "{status:#}");
+    assert!(status["reasons"].to_string().contains("queue_failed"));
+    let told = &status["damage"][0];
+    assert_eq!(
+        (&told["code"], &told["remedy"]),
+        (&"queue_failed".into(), &QUEUE.into())
+    );
+    let problem = status["queue"]["problem"].as_str().expect("why");
+    assert!(problem.ends_with(QUEUE), "{problem}");
+    let told = bad(&home);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].1, QUEUE);
+    assert!(!told[0].0.contains("rebuild"), "said once: {told:?}");
+    let status = text(&home.holdup(&["status"]));
+    assert!(status.contains(&format!("): {QUEUE}")), "{status}");
+    let stats = text(&home.holdup(&["queue", "stats"]));
+    assert!(stats.contains(QUEUE), "{stats}");
+    agent.stop();
+    let out = home.holdup(&["queue", "rebuild", "--yes"]);
+    assert!(out.status.code().is_some_and(|c| c < 2), "{}", text(&out));
+    let mut agent = home.serving();
+    let status = agent.wait_for("all of it again", |s| s["queue"]["depth"] == 200);
+    assert_eq!(status["damage"], serde_json::json!([]));
+    assert!(bad(&home).is_empty());
+    agent.stop();
+}
+
+#[test]
+fn damage_that_a_snapshot_met_is_a_risk_until_the_restart_that_is_its_remedy() {
+    let home = Home::with(POWER, "[snapshot]\nevery_s = 1\n");
+    let agent = home.serving();
+    send(&home, 2000);
+    agent.stop();
+    fs::remove_dir_all(home.data("snapshots")).ok();
+    strike(&home, "edge_store.db");
+    let mut agent = home.serving();
+    let status = agent.wait_for("a snapshot that finds it", |s| {
+        s["reasons"].to_string().contains("store_damaged")
+    });
+    assert_eq!(status["readiness"], "AtRisk");
+    assert_eq!(status["damage"][0]["remedy"], STORE, "{status:#}");
+    let problem = status["snapshots"]["problem"].as_str().unwrap_or_default();
+    assert!(problem.ends_with(STORE), "{problem}");
+    let told = bad(&home);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].1, STORE);
+    let seq = ["retract", "t", "--reason", "x", "--yes"];
+    agent.signal("KILL");
+    agent.ended();
+    // Without the agent it is the same that is said.
+    let out = home.holdup(&seq);
+    assert_eq!(out.status.code(), Some(3), "{}", text(&out));
+    assert!(text(&out).contains(STORE), "{}", text(&out));
+    let damage = bad(&home).into_iter().find(|(_, r)| r == STORE);
+    assert!(damage.is_some_and(|(found, _)| found.contains("edge_store.db")));
+    let mut agent = home.start();
+    let status = agent.wait_for("a store", |s| s["store"] == "running");
+    assert_eq!(status["damage"], serde_json::json!([]));
+    agent.stop();
+}
+
+#[test]
+fn a_store_that_was_recovered_by_hand_is_not_suspected_any_more() {
+    let home = Home::with(POWER, "");
+    let agent = home.serving();
+    send(&home, 2000);
+    agent.stop();
+    strike(&home, "edge_store.db");
+    home.write("data/edge_store.db-suspect", b"a snapshot met it");
+    assert!(bad(&home).iter().any(|(_, remedy)| remedy == STORE));
+    let path = home.data("edge_store.db").display().to_string();
+    let out = home.holdup(&["recover", &path]);
+    assert!(out.status.code().is_some_and(|c| c < 2), "{}", text(&out));
+    assert!(!home.data("edge_store.db-suspect").exists());
+    assert!(bad(&home).iter().all(|(_, remedy)| remedy != STORE));
+}
