@@ -26,6 +26,7 @@ use crate::config::{self, Loaded, Settings};
 use crate::durable::{Gate, Medium};
 
 use super::alone::{By, alone};
+use super::backup_find::archive_name;
 use super::{backup_keygen, backup_keys, backup_restore, connect, secret, status};
 
 /// Refused: exit code 3.
@@ -371,7 +372,7 @@ fn find(settings: &Settings, name: &str) -> anyhow::Result<Listed> {
     let path = Path::new(name);
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty());
     let file = path.file_name().and_then(|f| f.to_str()).unwrap_or(name);
-    let wanted = file.parse::<crate::backup::ArchiveName>()?;
+    let wanted = archive_name(Path::new(file))?;
     let places = match dir {
         Some(dir) => vec![list_dir(dir)?],
         None => everywhere(settings, false)

@@ -8,20 +8,20 @@ use std::path::{Path, PathBuf};
 use age::secrecy::ExposeSecret;
 use anyhow::Context;
 use clap::Args;
-use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::agent::{ByHand, actor, explain};
 use crate::audit::Entry;
-use crate::backup::catalogue::{Listed, Standing, list};
 use crate::backup::restore::{
     self, Change, Done, Home, Plan, Request, RestoreError, Resumed, look, resume,
 };
-use crate::backup::target::{Opened, Stick};
-use crate::backup::{ArchiveName, BackupError, Identity, Kind, Site, Target};
+use crate::backup::target::Stick;
+use crate::backup::{BackupError, Identity, Site, rows_sent};
 use crate::config::{self, Settings};
 
 use super::alone::{By, alone};
+use super::backup_find::{Candidates, Places};
 use super::secret;
 
 /// The backup is bad, or not for us: exit code 1.
@@ -54,7 +54,7 @@ pub(super) struct RestoreArgs {
     #[arg(long, value_name = "LABEL")]
     identity_usb: Option<String>,
     /// Only what was at these paths, or below them.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = parse_only)]
     only: Vec<PathBuf>,
     /// The configuration too.
     #[arg(long)]
@@ -79,6 +79,18 @@ impl RestoreArgs {
     pub(super) fn wants_json(&self) -> bool {
         self.json
     }
+}
+
+fn parse_only(path: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(path);
+    if !path.is_absolute() {
+        return Err(
+            "give the whole path that it had, such as /etc/app/app.conf; the configuration comes \
+             with --with-config"
+                .to_owned(),
+        );
+    }
+    Ok(path)
 }
 
 /// 0: restored; 1: the backup is not used; 3: an agent runs, somebody has a database open, or it
@@ -108,21 +120,31 @@ pub(super) fn run(config: &Path, args: &RestoreArgs, out: &mut dyn Write) -> any
     if let Some(code) = unfinished(&settings, &by_hand, args, &site, out)? {
         return Ok(code);
     }
-    let found = find(&settings, args)?;
+    let places = Places {
+        settings: &settings,
+        from: &args.from,
+        usb: args.usb.as_deref(),
+    };
+    let found = match (&args.name, &args.at) {
+        (_, Some(at)) => places.newest(at)?,
+        (Some(name), None) => places.named(name)?,
+        (None, None) => anyhow::bail!("name a backup, or give --at TIME"),
+    };
     let identities = identities(&settings, args)?;
     let home = home(&settings, config);
-    let request = Request {
-        archive: &found.archive,
+    let request = |archive| Request {
+        archive,
         identities: &identities,
         home: &home,
         only: &args.only,
         with_config: args.with_config,
         without_manifest: args.without_manifest,
     };
-    let plan = match look(&request, &site) {
-        Ok(plan) => plan,
+    let (plan, passed) = match first_sound(&found, &request, &site, args.json)? {
+        Ok(some) => some,
         Err(e) => return not_done(e, args.json, out),
     };
+    let request = request(&plan.archive);
     if !args.json {
         print(&plan, out)?;
     }
@@ -143,15 +165,61 @@ pub(super) fn run(config: &Path, args: &RestoreArgs, out: &mut dyn Write) -> any
     };
     match done {
         Err(e) => not_done(e, args.json, out),
-        Ok(done) => told(&plan, &done, args.json, out).map(|()| 0),
+        Ok(done) => told(&plan, &done, &passed, args.json, out).map(|()| 0),
     }
 }
 
-/// The place of the backup; a stick stays mounted.
-struct Found {
+/// A copy that was not taken.
+#[derive(Debug, Serialize)]
+struct PassedOver {
     archive: PathBuf,
-    _opened: Option<Opened>,
-    _stick: Option<Stick>,
+    why: String,
+}
+
+type Sound = (Plan, Vec<PassedOver>);
+
+/// The first of the copies that is what was written, read in full, and what was wrong with those
+/// before it. Where none is, what is wrong with the last.
+fn first_sound<'a>(
+    found: &'a Candidates,
+    request: &dyn Fn(&'a Path) -> Request<'a>,
+    site: &Site<'_>,
+    json: bool,
+) -> anyhow::Result<Result<Sound, RestoreError>> {
+    let mut passed = Vec::new();
+    let mut last = None;
+    for archive in &found.archives {
+        let e = match look(&request(archive), site) {
+            Ok(plan) => return Ok(Ok((plan, passed))),
+            Err(e) => e,
+        };
+        if !e.is_of_this_copy() {
+            return Ok(Err(e));
+        }
+        if found.archives.len() > 1 {
+            let why = explain(&e);
+            let shown = archive.display().to_string();
+            // Which one it is stands before it.
+            let why = why.strip_prefix(&shown).unwrap_or(&why);
+            let why = why.trim_start_matches([':', ' ']).to_owned();
+            if !json {
+                writeln!(io::stderr(), "passed over {shown}: {why}")?;
+            }
+            passed.push(PassedOver {
+                archive: archive.clone(),
+                why,
+            });
+        }
+        last = Some(e);
+    }
+    match (last, &found.before) {
+        (Some(e), Some(before)) => Ok(Err(RestoreError::NoneSound {
+            why: explain(&e),
+            before: before.to_string(),
+        })),
+        (Some(e), None) => Ok(Err(e)),
+        (None, _) => anyhow::bail!("there is no such backup: `holdup backup list` shows them"),
+    }
 }
 
 fn home(settings: &Settings, config: &Path) -> Home {
@@ -215,126 +283,6 @@ fn unfinished(
         writeln!(out, "{text}")?;
     }
     Ok(Some(0))
-}
-
-fn find(settings: &Settings, args: &RestoreArgs) -> anyhow::Result<Found> {
-    let here = |archive: PathBuf| Found {
-        archive,
-        _opened: None,
-        _stick: None,
-    };
-    if let Some(file) = args.name.as_deref().filter(|n| n.is_file()) {
-        return Ok(here(std::path::absolute(file)?));
-    }
-    let wanted = Wanted::of(settings, args)?;
-    let stick = match &args.usb {
-        Some(label) => Some(Stick::mount(label, &settings.gateway.run_dir)?),
-        None => None,
-    };
-    let mut best: Option<(Listed, Option<Opened>)> = None;
-    let mut problems = Vec::new();
-    let dirs = args.from.iter().map(PathBuf::as_path);
-    for dir in dirs.chain(stick.as_ref().map(Stick::dir)) {
-        let dir = std::path::absolute(dir)?;
-        wanted.take(list(&dir)?, None, &mut best);
-    }
-    for target in Target::all(&settings.backup) {
-        let (data, run) = (&settings.gateway.data_dir, &settings.gateway.run_dir);
-        let opened = target.open(data, run);
-        let listed = opened.and_then(|o| Ok((list(o.dir())?, o)));
-        match listed {
-            Ok((found, opened)) => wanted.take(found, Some(opened), &mut best),
-            Err(e) => problems.push(format!("{target}: {}", explain(&e))),
-        }
-    }
-    let Some((listed, opened)) = best else {
-        for problem in problems {
-            writeln!(io::stderr(), "{problem}")?;
-        }
-        anyhow::bail!("{}", wanted.missing());
-    };
-    Ok(Found {
-        archive: listed.archive(),
-        _opened: opened,
-        _stick: stick,
-    })
-}
-
-/// Which backup is looked for.
-enum Wanted {
-    Name(ArchiveName),
-    At(Timestamp, String),
-}
-
-impl Wanted {
-    fn of(settings: &Settings, args: &RestoreArgs) -> anyhow::Result<Self> {
-        if let Some(at) = &args.at {
-            let gateway =
-                ArchiveName::new(&settings.gateway.id, crate::clock::Wall::from_millis(0), 0);
-            return Ok(Self::At(moment(at)?, gateway.gateway().to_owned()));
-        }
-        let name = args.name.as_deref().unwrap_or(Path::new(""));
-        let text = name.to_str().unwrap_or_default();
-        let name = text.parse().with_context(|| {
-            format!(
-                "there is no file {}, and it is not the name of a backup",
-                name.display()
-            )
-        })?;
-        Ok(Self::Name(name))
-    }
-
-    /// Keeps the best of those that were found and of what was best before.
-    fn take(
-        &self,
-        found: Vec<Listed>,
-        opened: Option<Opened>,
-        best: &mut Option<(Listed, Option<Opened>)>,
-    ) {
-        let fits = |l: &Listed| match self {
-            Self::Name(name) => l.name == *name && l.bytes > 0,
-            Self::At(at, gateway) => {
-                let sound = matches!(l.standing, Standing::Whole | Standing::NoManifest);
-                let data = l.manifest.as_ref().is_none_or(|m| m.kind == Kind::Data);
-                sound
-                    && data
-                    && l.name.gateway() == gateway
-                    && l.name.made().as_millis() <= at.as_millisecond()
-            }
-        };
-        let newest = found
-            .into_iter()
-            .filter(fits)
-            .max_by(|a, b| a.name.cmp(&b.name));
-        if let Some(newest) = newest
-            && best.as_ref().is_none_or(|(b, _)| newest.name > b.name)
-        {
-            *best = Some((newest, opened));
-        }
-    }
-
-    fn missing(&self) -> String {
-        match self {
-            Self::Name(name) => {
-                format!("there is no backup {name}: `holdup backup list` shows what is there")
-            }
-            Self::At(at, gateway) => format!(
-                "there is no backup of {gateway} from {at} or before: `holdup backup list` shows what \
-                 is there; one of another gateway is restored by its name"
-            ),
-        }
-    }
-}
-
-/// A moment as people write it; without a zone it is UTC.
-fn moment(text: &str) -> anyhow::Result<Timestamp> {
-    if let Ok(at) = text.parse() {
-        return Ok(at);
-    }
-    let civil: jiff::civil::DateTime = text.parse().with_context(|| {
-        format!("{text:?} is no time: write 2026-11-21T15:00:00Z or 2026-11-21")
-    })?;
-    Ok(civil.to_zoned(jiff::tz::TimeZone::UTC)?.timestamp())
 }
 
 fn identities(settings: &Settings, args: &RestoreArgs) -> anyhow::Result<Vec<Identity>> {
@@ -440,7 +388,7 @@ fn then(plan: &Plan, change: &Change) -> String {
         Some((n, Some(id))) => format!("{n} readings, the last {id}, of {made}"),
         Some((n, None)) => format!("{n} readings, of {made}"),
         None => match rows {
-            Some(rows) => format!("{} rows, of {made}", rows.values().sum::<u64>()),
+            Some(rows) => format!("{} rows, of {made}", rows_sent(rows)),
             None => format!("{} bytes {made}", change.bytes).trim().to_owned(),
         },
     }
@@ -485,7 +433,13 @@ fn print(plan: &Plan, out: &mut dyn Write) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn told(plan: &Plan, done: &Done, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+fn told(
+    plan: &Plan,
+    done: &Done,
+    passed: &[PassedOver],
+    json: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
     if json {
         let changes: Vec<Value> = (plan.changes.iter())
             .map(|c| {
@@ -498,6 +452,7 @@ fn told(plan: &Plan, done: &Done, json: bool, out: &mut dyn Write) -> anyhow::Re
             .collect();
         let answer = json!({
             "archive": plan.archive,
+            "passed_over": passed,
             "made": plan.manifest.as_ref().map(|m| &m.made),
             "other_gateway": plan.other_gateway,
             "restored": changes,
@@ -530,6 +485,7 @@ fn not_done(e: RestoreError, json: bool, out: &mut dyn Write) -> anyhow::Result<
             | RestoreError::NoManifest(_)
             | RestoreError::NeedsKey { .. }
             | RestoreError::Nothing { .. }
+            | RestoreError::NoneSound { .. }
             | RestoreError::Backup(BackupError::Archive(_))
     );
     let code = if matches!(e, RestoreError::Held(_)) {

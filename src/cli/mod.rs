@@ -6,6 +6,7 @@
 mod alone;
 mod audit;
 mod backup;
+mod backup_find;
 mod backup_keygen;
 mod backup_keys;
 mod backup_restore;
@@ -217,6 +218,21 @@ fn log_to_stderr() {
     builder.format_target(false).init();
 }
 
+/// What was asked for cannot be meant: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+impl Usage {
+    #[expect(
+        clippy::new_ret_no_self,
+        reason = "an error of its own kind, as verbs return it"
+    )]
+    fn new(why: String) -> anyhow::Error {
+        Self(why).into()
+    }
+}
+
 fn explain(e: &anyhow::Error) -> String {
     let e: &(dyn std::error::Error + 'static) = e.as_ref();
     crate::agent::explain(e)
@@ -255,7 +271,7 @@ fn is_broken_pipe(e: &anyhow::Error) -> bool {
 
 fn exit_code(e: &anyhow::Error) -> u8 {
     for cause in e.chain() {
-        if cause.is::<ConfigError>() {
+        if cause.is::<ConfigError>() || cause.is::<Usage>() {
             return 2;
         }
         if let Some(e) = cause.downcast_ref::<crate::agent::AgentError>() {

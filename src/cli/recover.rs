@@ -17,6 +17,7 @@ use crate::recovery::{
     self, HoldError, RecoveryError, Report, Request, Site, Snapshots, Verdict, Way,
 };
 
+use super::Usage;
 use super::alone::{By, alone};
 
 /// Evidence that `holdup recover` keeps where no configuration says otherwise.
@@ -52,6 +53,12 @@ impl RecoverArgs {
 /// `--dry-run`) there is something to recover; 3: somebody has it open.
 pub(super) fn run(config: &Path, args: &RecoverArgs, out: &mut dyn Write) -> anyhow::Result<u8> {
     let database = absolute(&args.database)?;
+    if database.is_dir() {
+        return Err(Usage::new(format!(
+            "{} is a directory: name the database file in it",
+            database.display()
+        )));
+    }
     let folder = database.parent().unwrap_or(Path::new("/")).to_owned();
     // Any SQLite file can be recovered, on a machine that is no gateway too.
     let settings = config::load(config).ok().map(|l| l.settings);

@@ -145,6 +145,72 @@ fn another_key_is_refused_with_the_name_of_the_right_one() {
     assert_eq!(bytes(&home.path("data")), before);
 }
 
+/// The last byte of `path` becomes another one.
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).expect("read");
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    #[expect(clippy::disallowed_methods, reason = "the test plants damage")]
+    fs::write(path, bytes).expect("write");
+}
+
+#[test]
+fn a_damaged_copy_is_passed_over_for_a_sound_one_and_named() {
+    let shm = tempfile::tempdir_in("/dev/shm").expect("another file system");
+    let copies = format!("[backup]\ncopies = [\"{}\"]\n", shm.path().display());
+    let power = "holdup_ms = 4000\nglitch_ms = 50\nrestore_ms = 100\nsettle_after = 0";
+    let home = Home::with(power, &copies);
+    let (agent, first) = backed_up(&home);
+    let made = home.holdup(&["backup", "create", "--json"]);
+    assert_eq!(made.status.code(), Some(0), "{}", text(&made));
+    let made: Value = serde_json::from_slice(&made.stdout).expect("json");
+    let local = PathBuf::from(made["archive"].as_str().expect("path"));
+    agent.stop();
+    flip(&local);
+    let key = key(&home);
+    let late = [
+        "backup",
+        "restore",
+        "--at",
+        "2100-01-01",
+        "--identity",
+        &key,
+    ];
+    let asked = home.holdup(&late);
+    assert_eq!(asked.status.code(), Some(3), "{}", text(&asked));
+    let said = text(&asked);
+    let passed = format!("passed over {}: ", local.display());
+    assert!(said.contains(&passed) && said.contains(": is damaged or cut off"), "{said}");
+    let there = shm.path().join(local.file_name().expect("name"));
+    assert!(
+        said.contains(&format!("backup     {}", there.display())),
+        "{said}"
+    );
+    let done = home.holdup(&[&late[..], &["--yes", "--json"]].concat());
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done));
+    let done: Value = serde_json::from_slice(&done.stdout).expect("json");
+    assert_eq!(done["archive"], there.display().to_string(), "{done}");
+    assert_eq!(
+        done["passed_over"][0]["archive"],
+        local.display().to_string()
+    );
+    assert_eq!(home.values().len(), BACKED_UP + SINCE);
+    // By its name it is the same; and where no copy is sound, nothing is taken instead.
+    let name = made["name"].as_str().expect("name");
+    let named = home.holdup(&["backup", "restore", name, "--identity", &key]);
+    assert!(text(&named).contains(&passed), "{}", text(&named));
+    flip(&there);
+    let none = home.holdup(&[&late[..], &["--yes"]].concat());
+    assert_eq!(none.status.code(), Some(1), "{}", text(&none));
+    let said = text(&none);
+    assert!(
+        said.contains(&format!("holdup backup restore {first}")),
+        "{said}"
+    );
+    assert!(said.matches("passed over").count() == 2, "{said}");
+    assert_eq!(home.values().len(), BACKED_UP + SINCE);
+}
+
 /// Where the journal of a running restore stands.
 fn step(home: &Home) -> Option<String> {
     let text = fs::read(home.data("restore.journal")).ok()?;

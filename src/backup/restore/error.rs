@@ -88,6 +88,17 @@ pub enum RestoreError {
         /// Bytes that are free.
         free: u64,
     },
+    /// No copy of the newest backup is what was written.
+    #[error(
+        "{why}; nothing was changed. The backup before it is restored with `holdup backup restore \
+         {before}`"
+    )]
+    NoneSound {
+        /// What is wrong with the last copy.
+        why: String,
+        /// The name of the one before.
+        before: String,
+    },
     /// Somebody has a database open.
     #[error(transparent)]
     Held(#[from] HoldError),
@@ -134,6 +145,45 @@ impl RestoreError {
         move |source| Self::Io { what, path, source }
     }
 
+    /// Is another copy of the same backup worth a try?
+    pub fn is_of_this_copy(&self) -> bool {
+        match self {
+            Self::NotAsWritten { .. } | Self::NoManifest(_) => true,
+            Self::Io { what, .. } => matches!(*what, "open" | "read"),
+            Self::Backup(e) => match e {
+                BackupError::Archive(e) => !matches!(e, ArchiveError::WrongKey(_)),
+                BackupError::Io { what, .. } => matches!(*what, "open" | "read"),
+                BackupError::Manifest { .. } => true,
+                BackupError::Durable(_)
+                | BackupError::Key(_)
+                | BackupError::Sqlite { .. }
+                | BackupError::Copy { .. }
+                | BackupError::Damaged { .. }
+                | BackupError::OwnDamaged { .. }
+                | BackupError::NoDatabase(_)
+                | BackupError::Busy(_)
+                | BackupError::Held(_)
+                | BackupError::Stopped
+                | BackupError::NoRoom { .. }
+                | BackupError::SameMedium(_)
+                | BackupError::Stick { .. }
+                | BackupError::NoRecipient
+                | BackupError::NotVerified { .. } => false,
+            },
+            Self::NeedsKey { .. }
+            | Self::Nothing { .. }
+            | Self::Trial { .. }
+            | Self::Miscounted { .. }
+            | Self::NoRoom { .. }
+            | Self::Held(_)
+            | Self::Durable(_)
+            | Self::Journal { .. }
+            | Self::Undone(_)
+            | Self::HalfWay { .. }
+            | Self::NoneSound { .. } => false,
+        }
+    }
+
     /// For want of room, which may come back.
     pub fn is_full(&self) -> bool {
         match self {
@@ -155,6 +205,7 @@ impl RestoreError {
             | Self::Nothing { .. }
             | Self::Miscounted { .. }
             | Self::Held(_)
+            | Self::NoneSound { .. }
             | Self::Journal { .. } => false,
         }
     }

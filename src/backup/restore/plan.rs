@@ -143,7 +143,10 @@ pub(super) fn plan(request: &Request<'_>, survey: Survey) -> Result<Plan, Restor
     once(&mut plan);
     let missing = wanted.met.iter().position(|met| !met);
     let why = match missing {
-        Some(at) => format!("{} is not in it", request.only[at].display()),
+        Some(at) => format!(
+            "{} is not in it (`holdup backup show NAME --json` names what is)",
+            request.only[at].display()
+        ),
         None if plan.changes.is_empty() => {
             let why = plan.skipped.first().map_or("it is empty", |s| s.why);
             why.to_owned()
