@@ -33,7 +33,8 @@ pub(super) enum AuditVerb {
         /// From this entry on, which is trusted: for a log with a break that is known.
         #[arg(long, value_name = "SEQUENCE", default_value_t = 1, value_parser = clap::value_parser!(i64).range(1..))]
         since: i64,
-        /// A head that was noted elsewhere: the log must still hold it.
+        /// A head that was noted elsewhere: the log must still hold it. The first 8 digits of the
+        /// hash are enough.
         #[arg(long, value_name = "SEQUENCE:HASH", value_parser = parse_head)]
         head: Option<Head>,
     },
@@ -57,13 +58,28 @@ impl AuditVerb {
 const REFUSED: u8 = 3;
 /// Entries read at once.
 const PAGE: u32 = 256;
+/// Hex digits of a hash, and the fewest of them that are taken for it.
+const HASH: usize = 64;
+const SHORTEST_HASH: usize = 8;
 
 fn parse_head(text: &str) -> Result<Head, String> {
     let (sequence, hash) = text
         .split_once(':')
         .ok_or("a head is SEQUENCE:HASH, as `holdup audit head` prints it")?;
-    let sequence = sequence.parse().map_err(|e| format!("{sequence}: {e}"))?;
+    let sequence: i64 = sequence.parse().map_err(|e| format!("{sequence}: {e}"))?;
+    if sequence < 1 {
+        return Err(format!("{sequence}: entries count from 1"));
+    }
     let hash = hash.to_ascii_lowercase();
+    if !hash.bytes().all(|b| b.is_ascii_hexdigit()) || hash.len() > HASH {
+        return Err(format!("{hash:?} is no hash: it has {HASH} hex digits"));
+    }
+    if hash.len() < SHORTEST_HASH {
+        return Err(format!(
+            "{hash:?} is too short to tell entries apart: give at least {SHORTEST_HASH} of the \
+             hash's {HASH} hex digits"
+        ));
+    }
     Ok(Head { sequence, hash })
 }
 

@@ -240,12 +240,14 @@ fn list(
     if !path.exists() {
         return Ok(0);
     }
-    let mut shown = 0;
+    let mut shown: usize = 0;
     let mut faults = 0;
+    let mut more = false;
     for met in SqlRows::open(&path)? {
         match met {
             Met::Row(row) if row.dead.is_some() == dead => {
                 if shown >= limit {
+                    more = true;
                     break;
                 }
                 shown += 1;
@@ -266,6 +268,16 @@ fn list(
                 tell_fault(&other)?;
             }
         }
+    }
+    if more {
+        // Beside the lines, which a program may read.
+        let survey = queue::survey(&path).unwrap_or_default().unwrap_or_default();
+        let all = if dead { survey.dead } else { survey.depth };
+        let left = all.saturating_sub(shown as u64).max(1);
+        writeln!(
+            io::stderr(),
+            "{left} more: --limit N shows N of them, `holdup queue export` all"
+        )?;
     }
     Ok(u8::from(faults > 0))
 }

@@ -105,14 +105,7 @@ pub(super) fn run(config: &Path, args: &RetractArgs, out: &mut dyn Write) -> any
     if let Some(seq) = args.undo {
         return match undo(&settings, seq, reason, args.by.name())? {
             Err(why) => refused(&why, args.json, out),
-            Ok(seq) if args.json => {
-                writeln!(out, "{:#}", json!({ "undone": seq }))?;
-                Ok(0)
-            }
-            Ok(seq) => {
-                writeln!(out, "retraction {seq} is undone: its readings count again")?;
-                Ok(0)
-            }
+            Ok(seq) => tell_undone(seq, &path, args.json, out),
         };
     }
     let span = Span {
@@ -228,6 +221,37 @@ fn by_hand(settings: &Settings, case: &Retracting) -> anyhow::Result<Result<i64,
         ) => Ok(Err(e.to_string())),
         Err(e @ (RetractingError::Look(_) | RetractingError::Retract(_))) => Err(e.into()),
     }
+}
+
+/// Readings that another retraction names too do not count again.
+fn tell_undone(seq: i64, store: &Path, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
+    let all = retractions(store)?;
+    let undone = all.iter().find(|r| r.seq == seq);
+    let still: Vec<i64> = undone.map_or_else(Vec::new, |undone| {
+        let others = all.iter().filter(|r| r.covers_some_of(undone));
+        others.map(|r| r.seq).collect()
+    });
+    if json {
+        let answer = json!({ "undone": seq, "still_covered_by": still });
+        writeln!(out, "{answer:#}")?;
+        return Ok(0);
+    }
+    write!(out, "retraction {seq} is undone: its readings count again")?;
+    if !still.is_empty() {
+        let names: Vec<_> = still.iter().map(i64::to_string).collect();
+        let other = if still.len() == 1 {
+            "retraction"
+        } else {
+            "retractions"
+        };
+        write!(
+            out,
+            ", but for those that {other} {} covers too",
+            names.join(", ")
+        )?;
+    }
+    writeln!(out)?;
+    Ok(0)
 }
 
 fn in_words(span: &Span, found: Found) -> String {

@@ -127,6 +127,29 @@ pub enum RetractError {
     Store(#[from] StoreError),
 }
 
+impl Retraction {
+    /// Does it stand, and may readings that `other` names be among its own?
+    pub fn covers_some_of(&self, other: &Self) -> bool {
+        let ids = self.first_id <= other.last_id && other.first_id <= self.last_id;
+        self.undone.is_none()
+            && self.seq != other.seq
+            && self.sensor_name == other.sensor_name
+            && ids
+            && !is_before(self.until.as_ref(), other.since.as_ref())
+            && !is_before(other.until.as_ref(), self.since.as_ref())
+    }
+}
+
+/// Surely before? Stamps of different kinds are not compared.
+fn is_before(end: Option<&Stamp<String>>, start: Option<&Stamp<String>>) -> bool {
+    match (end, start) {
+        (Some(Stamp::Int(a)), Some(Stamp::Int(b))) => a < b,
+        (Some(Stamp::Real(a)), Some(Stamp::Real(b))) => a < b,
+        (Some(Stamp::Text(a)), Some(Stamp::Text(b))) => a < b,
+        (Some(Stamp::Int(_) | Stamp::Real(_) | Stamp::Text(_)) | None, _) => false,
+    }
+}
+
 impl Retract {
     /// Is it something that may be written?
     ///

@@ -40,6 +40,7 @@ mod snapshot;
 mod store;
 mod store_world;
 mod subscribe;
+mod words;
 
 #[global_allocator]
 static COUNTED: allocations::Counted = allocations::Counted;

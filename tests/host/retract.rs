@@ -211,6 +211,35 @@ fn without_an_agent_it_is_done_by_hand_and_audited() {
 }
 
 #[test]
+fn what_another_retraction_covers_does_not_count_again_and_that_is_said() {
+    let home = Home::new();
+    let agent = home.serving();
+    send(&home, 20);
+    for span in [["--since", "2"], ["--until", "5"], ["--since", "12"]] {
+        let out = retract(
+            &home,
+            &[&["t", "--reason", "x", "--yes"], &span[..]].concat(),
+        );
+        assert!(out.status.success(), "{}", text(&out));
+    }
+    let out = retract(&home, &["--undo", "1", "--reason", "y", "--json"]);
+    let said = json(&out);
+    assert_eq!(
+        said["still_covered_by"],
+        serde_json::json!([2, 3]),
+        "{said}"
+    );
+    assert_eq!(rows(&home), (20, 6), "those of neither");
+    let out = retract(&home, &["--undo", "2", "--reason", "y"]);
+    assert!(
+        text(&out).ends_with("is undone: its readings count again\n"),
+        "the first is undone, the third names later ones: {}",
+        text(&out)
+    );
+    agent.stop();
+}
+
+#[test]
 fn a_damaged_store_is_not_touched_by_hand_and_recovery_keeps_the_retractions() {
     let home = Home::new();
     let agent = home.serving();
