@@ -45,7 +45,7 @@ pub(super) struct Opener {
 /// Why a database is suspected, if it is.
 fn noted(database: &Path) -> Option<String> {
     match read_own_if_there(&suspicion(database), LONGEST_SUSPICION) {
-        Ok(why) => why.map(|why| String::from_utf8_lossy(&why).into_owned()),
+        Ok(why) => why.map(|why| String::from_utf8_lossy(&why).trim().to_owned()),
         // A note that cannot be read is one all the same.
         Err(e) => Some(e.to_string()),
     }

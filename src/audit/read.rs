@@ -179,6 +179,14 @@ impl Reader {
             next = following;
         }
         verdict.head = before.filter(|b| b.sequence > 0);
+        if verdict.entries == 0 && since > 1 {
+            let last = self.head()?.map_or(0, |h| h.sequence);
+            verdict.broken.get_or_insert(Broken {
+                sequence: since,
+                why: format!("there is no such entry: the log ends with entry {last}"),
+                named_by: None,
+            });
+        }
         if let (None, false, Some(h)) = (&verdict.broken, seen, head) {
             verdict.broken = Some(Broken {
                 sequence: h.sequence,

@@ -19,10 +19,11 @@ use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{Mode, OFlags};
 
 use crate::durable::{Bulk, CopyError, CopyHow, Heed, HotCopy, PIECE, enter};
-use crate::recovery::{Hold, HoldError};
-use crate::store::{self, Look};
+use crate::recovery::{Hold, HoldError, RecoveryError, fault_of};
+use crate::store::{self, Look, StoreError};
 
 use super::BackupError;
+use super::create::in_full;
 use super::site::Site;
 
 /// How long a copy waits for a database that its owner has locked.
@@ -166,11 +167,21 @@ fn sound(database: &Path) -> Result<(), BackupError> {
         database: database.to_owned(),
         why: why.to_owned(),
     };
+    let unusable = |e: &dyn std::error::Error| BackupError::Unusable { why: in_full(e) };
     match store::look(database) {
         Ok(Look::Database) => Ok(()),
         Ok(Look::Fresh) => Err(BackupError::NoDatabase(database.to_owned())),
-        Ok(Look::DamagedWal(why)) => Err(damaged(why)),
-        Err(e) => Err(damaged(&e.to_string())),
+        Ok(Look::DamagedWal(why)) => Err(damaged(&format!("of its log {why}"))),
+        Err(StoreError::OrphanWal { state, .. }) => Err(damaged(&format!(
+            "it is {state}, and its log lies beside it"
+        ))),
+        Err(StoreError::NotSqlite { .. }) => match fault_of(database) {
+            Err(e @ RecoveryError::Alien(_)) => Err(BackupError::Unusable {
+                why: format!("{e}: move it away"),
+            }),
+            Ok(_) | Err(_) => Err(damaged("its header is damaged")),
+        },
+        Err(e) => Err(unusable(&e)),
     }
 }
 

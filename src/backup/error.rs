@@ -68,6 +68,12 @@ pub enum BackupError {
         /// What to do about it.
         remedy: &'static str,
     },
+    /// Something else stands in the place of a database; says what, and what to do.
+    #[error("{why}")]
+    Unusable {
+        /// All that is known of it.
+        why: String,
+    },
     /// A database that is not there.
     #[error("there is no database at {}: make it, or take it out of the configuration", .0.display())]
     NoDatabase(PathBuf),
@@ -167,6 +173,7 @@ impl BackupError {
             Self::NoRoom { .. } => true,
             Self::Damaged { .. }
             | Self::OwnDamaged { .. }
+            | Self::Unusable { .. }
             | Self::NoDatabase(_)
             | Self::Busy(_)
             | Self::Held(_)

@@ -100,7 +100,7 @@ pub fn health(
         )),
         (false, _) => {}
     }
-    if let Some(failed) = &state.failed {
+    if let Some(failed) = state.failed.as_ref().filter(|_| has_recipient) {
         say(format!(
             "the backup of {} failed: {}",
             failed.at, failed.why

@@ -87,6 +87,7 @@ pub(super) fn is_its_own(e: &BackupError) -> bool {
     match e {
         BackupError::Damaged { .. }
         | BackupError::OwnDamaged { .. }
+        | BackupError::Unusable { .. }
         | BackupError::NoDatabase(_)
         | BackupError::Busy(_)
         | BackupError::Held(_)

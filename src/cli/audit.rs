@@ -167,7 +167,13 @@ fn show(
                 print(r, out)?;
             }
         }
-        let Some(last) = entries.last() else { break };
+        let Some(last) = entries.last() else {
+            if left == limit && !as_json {
+                let last = log.head()?.map_or(0, |h| h.sequence);
+                writeln!(io::stderr(), "no entry from {next} on: the last is {last}")?;
+            }
+            break;
+        };
         left -= u32::try_from(entries.len()).unwrap_or(left).min(left);
         let Some(following) = last.sequence.checked_add(1) else {
             break;

@@ -372,7 +372,7 @@ fn find(settings: &Settings, name: &str) -> anyhow::Result<Listed> {
     let path = Path::new(name);
     let dir = path.parent().filter(|p| !p.as_os_str().is_empty());
     let file = path.file_name().and_then(|f| f.to_str()).unwrap_or(name);
-    let wanted = archive_name(Path::new(file))?;
+    let wanted = archive_name(path, file)?;
     let places = match dir {
         Some(dir) => vec![list_dir(dir)?],
         None => everywhere(settings, false)
@@ -468,7 +468,7 @@ fn verify_all(
     };
     wanted.retain(|l| l.bytes > 0 || name != "all");
     if wanted.is_empty() {
-        anyhow::bail!("there is no backup to verify");
+        anyhow::bail!("there is no backup to verify: `holdup backup create` makes one");
     }
     let (gate, stop) = (Gate::new(), Arc::new(AtomicBool::new(false)));
     let data = &settings.gateway.data_dir;
@@ -577,7 +577,9 @@ fn targets(settings: &Settings, json: bool, out: &mut dyn Write) -> anyhow::Resu
     for target in Target::all(&settings.backup) {
         let found = target.open(data, run).and_then(|opened| {
             let all = list_dir(opened.dir())?;
-            let free = room(opened.dir()).map(|r| r.free).unwrap_or(0);
+            // Where it is not made yet, of what it will lie in.
+            let room = opened.dir().ancestors().find_map(|d| room(d).ok());
+            let free = room.map_or(0, |r| r.free);
             opened.close()?;
             Ok((all.len(), all.iter().filter(|l| l.counts()).count(), free))
         });

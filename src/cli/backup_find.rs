@@ -5,7 +5,6 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use jiff::Timestamp;
 
 use crate::agent::explain;
@@ -14,6 +13,8 @@ use crate::backup::target::{Opened, Stick};
 use crate::backup::{ArchiveName, Kind, Target};
 use crate::clock::Wall;
 use crate::config::Settings;
+
+use super::Usage;
 
 /// Where backups are looked for.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +64,7 @@ impl Places<'_> {
                 _stick: None,
             });
         }
-        let wanted = archive_name(name)?;
+        let wanted = archive_name(name, name.to_str().unwrap_or_default())?;
         let missing =
             format!("there is no backup {wanted}: `holdup backup list` shows what is there");
         self.all()?.candidates(&wanted, None, &missing)
@@ -171,15 +172,18 @@ fn is_there(one: &Listed) -> bool {
     one.bytes > 0 && one.standing != Standing::Pruning
 }
 
-/// A backup's name as it was given.
-pub(super) fn archive_name(name: &Path) -> anyhow::Result<ArchiveName> {
-    let text = name.to_str().unwrap_or_default();
-    text.parse().with_context(|| {
-        format!(
-            "there is no file {}, and it is not the name of a backup: `holdup backup list` shows \
-             the names",
-            name.display()
-        )
+/// The backup that `name`, of what was given, names.
+pub(super) fn archive_name(given: &Path, name: &str) -> anyhow::Result<ArchiveName> {
+    name.parse().map_err(|_| {
+        let what = if given.is_dir() {
+            "is a directory: name a backup in it"
+        } else {
+            "is neither a file nor the name of a backup"
+        };
+        Usage::new(format!(
+            "{} {what}; `holdup backup list` shows the names",
+            given.display()
+        ))
     })
 }
 
@@ -188,8 +192,10 @@ fn moment(text: &str) -> anyhow::Result<Timestamp> {
     if let Ok(at) = text.parse() {
         return Ok(at);
     }
-    let civil: jiff::civil::DateTime = text.parse().with_context(|| {
-        format!("{text:?} is no time: write 2026-11-21T15:00:00Z or 2026-11-21")
+    let civil: jiff::civil::DateTime = text.parse().map_err(|_| {
+        Usage::new(format!(
+            "{text:?} is no time: write 2026-11-21T15:00:00Z or 2026-11-21"
+        ))
     })?;
     Ok(civil.to_zoned(jiff::tz::TimeZone::UTC)?.timestamp())
 }

@@ -77,6 +77,13 @@ pub(super) fn run(config: &Path, args: &DrillArgs, out: &mut dyn Write) -> anyho
             return Ok(2);
         }
     };
+    if let Some(report) = args.report.as_ref().filter(|r| r.is_dir()) {
+        let why = format!(
+            "{} is a directory: name a file for the report",
+            report.display()
+        );
+        return Err(super::Usage::new(why));
+    }
     if let Some(why) = not_now(&settings) {
         return refused(&why, args.json, out);
     }

@@ -123,7 +123,11 @@ pub fn run(
     }
     let first = told.acked + 1;
     let lost = if let Some(e) = input_error {
-        format!("the input cannot be read: {e}; line {lines} was the last one sent")
+        let sent = match lines {
+            0 => "nothing was sent".to_owned(),
+            n => format!("line {n} was the last one sent"),
+        };
+        format!("the input cannot be read: {e}; {sent}")
     } else if interrupted {
         format!("interrupted; line {first} is the first that is not acknowledged")
     } else if !complete {

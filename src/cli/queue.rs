@@ -14,8 +14,10 @@ use serde_json::json;
 use crate::agent::{Status, actor};
 use crate::clock::Wall;
 use crate::config::{self, Settings};
-use crate::queue::{self, AllRows, Met, Rebuilt, Row, Site, SqlRows, Survey};
+use crate::queue::{self, AllRows, Met, QueueError, Rebuilt, Row, Site, SqlRows, Survey};
+use crate::store::StoreError;
 
+use super::Usage;
 use super::alone::{By, alone};
 use super::pages::salvage;
 use super::recover::Scratch;
@@ -126,7 +128,7 @@ fn refused(why: &str, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
     if json {
         writeln!(out, "{:#}", json!({ "refused": why }))?;
     } else {
-        writeln!(io::stderr(), "refused: {why}")?;
+        writeln!(io::stderr(), "holdup: refused: {why}")?;
     }
     Ok(REFUSED)
 }
@@ -160,16 +162,16 @@ fn stats(settings: &Settings, json: bool, out: &mut dyn Write) -> anyhow::Result
     let row = |out: &mut dyn Write, name: &str, value: String| writeln!(out, "{name:<11} {value}");
     row(out, "queue", path.display().to_string())?;
     let words = match state {
-        Some(q) => q
-            .problem
-            .as_ref()
-            .map_or_else(|| q.state.clone(), |why| format!("{}: {why}", q.state)),
+        Some(q) => q.state.clone(),
         None if settings.queue.enabled => "no agent runs".to_owned(),
         None => "off, and no agent runs".to_owned(),
     };
     row(out, "state", words)?;
-    if let Some(problem) = problem {
+    let told = state.and_then(|q| q.problem.clone());
+    if let Some(problem) = told.or(problem) {
         row(out, "problem", problem)?;
+    } else if survey.is_none() {
+        row(out, "depth", "nothing was queued yet".to_owned())?;
     }
     let Some(s) = survey else {
         if let Some(q) = state {
@@ -237,13 +239,11 @@ fn list(
         );
     }
     let path = settings.gateway.queue_path();
-    if !path.exists() {
-        return Ok(0);
-    }
     let mut shown: usize = 0;
     let mut faults = 0;
     let mut more = false;
-    for met in SqlRows::open(&path)? {
+    let rows = path.exists().then(|| SqlRows::open(&path)).transpose()?;
+    for met in rows.into_iter().flatten() {
         match met {
             Met::Row(row) if row.dead.is_some() == dead => {
                 if shown >= limit {
@@ -268,6 +268,17 @@ fn list(
                 tell_fault(&other)?;
             }
         }
+    }
+    if shown == 0 && faults == 0 && !json {
+        writeln!(
+            out,
+            "{}",
+            if dead {
+                "no dead letters"
+            } else {
+                "no message waits"
+            }
+        )?;
     }
     if more {
         // Beside the lines, which a program may read.
@@ -337,6 +348,12 @@ fn export(
             out,
         );
     }
+    if path.is_dir() {
+        return Err(Usage::new(format!(
+            "{} is a directory: name the queue's database in it",
+            path.display()
+        )));
+    }
     let mut log = path.clone().into_os_string();
     log.push("-wal");
     let there = path.exists() || Path::new(&log).exists();
@@ -353,7 +370,18 @@ fn export(
     };
     let (mut rows, mut faults) = (0u64, 0u64);
     let scratch = Scratch::new()?;
-    let all = AllRows::open(&path, &scratch.path().join("copy"), &salvage)?;
+    let all = AllRows::open(&path, &scratch.path().join("copy"), &salvage);
+    let all = all.map_err(|e| {
+        // Somebody else's file is not to be moved away.
+        if let (QueueError::Open(StoreError::NotSqlite { starts_with, .. }), Some(_)) = (&e, from) {
+            let path = path.display();
+            return Usage::new(format!(
+                "{path} is not an SQLite database: it starts with {starts_with}; name a queue's \
+                 database"
+            ));
+        }
+        e.into()
+    })?;
     if let Some(why) = &all.damage {
         writeln!(io::stderr(), "SQLite cannot read all of it: {why}")?;
     }

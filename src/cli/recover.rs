@@ -241,7 +241,7 @@ fn refused(why: &str, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
     if json {
         writeln!(out, "{:#}", serde_json::json!({ "refused": why }))?;
     } else {
-        writeln!(out, "{why}")?;
+        writeln!(io::stderr(), "holdup: refused: {why}")?;
     }
     Ok(REFUSED)
 }

@@ -212,7 +212,8 @@ fn queue(s: &Status) -> String {
     if let Some(t) = q.retry_loop_s {
         words.push_str(&format!("; retry loop for {} minutes", t / 60));
     }
-    if let Some(why) = &q.problem {
+    // What it failed of stands under readiness.
+    if let Some(why) = q.problem.as_ref().filter(|_| q.state != "failed") {
         words.push_str(&format!("; {why}"));
     }
     words

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::ErrorCode;
 
 use crate::durable::DurableError;
-use crate::store::StoreError;
+use crate::store::{StoreError, without_sql};
 
 /// What to do about a damaged queue: the only thing that also gives back what the store still has.
 pub const REMEDY: &str = "stop the agent, run `holdup queue rebuild`, start the agent again";
@@ -102,7 +102,7 @@ impl From<StoreError> for QueueError {
 
 impl QueueError {
     pub(super) fn sqlite(path: &Path, doing: &'static str, source: rusqlite::Error) -> Self {
-        let path = path.to_owned();
+        let (path, source) = (path.to_owned(), without_sql(source));
         match source.sqlite_error_code() {
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::Malformed {
                 path,

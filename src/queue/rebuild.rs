@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::clock::Clock;
 use crate::config::QueueSettings;
 use crate::durable::{Gate, Medium};
-use crate::store::{Mode, companion, keep_evidence};
+use crate::store::{Mode, StoreError, companion, keep_evidence, look};
 
 use super::backoff;
 use super::error::QueueError;
@@ -162,6 +162,10 @@ pub fn rebuild(
     salvage: Salvage<'_>,
 ) -> Result<Rebuilt, QueueError> {
     finish_swap(path, site.medium)?;
+    // Something that is no file is neither copied nor replaced.
+    if let Err(e @ StoreError::Look { .. }) = look(path) {
+        return Err(e.into());
+    }
     let copy = companion(path, "-salvaged");
     for suffix in ["", "-wal", "-shm", "-journal"] {
         // Of a rebuild that was cut.

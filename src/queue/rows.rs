@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow};
 
-use crate::store::{Look, look};
+use crate::store::{Look, look, without_sql};
 
 use super::error::QueueError;
 use super::outbox::{bytes, int};
@@ -146,7 +146,7 @@ impl SqlRows {
             Err(e) => {
                 let last = met.iter().rev().find_map(number);
                 self.after = last.or(self.after);
-                self.gap(table, &e, &mut met);
+                self.gap(table, e, &mut met);
             }
         }
         self.page = met.into_iter();
@@ -154,7 +154,8 @@ impl SqlRows {
 
     /// A row behind `after` cannot be read: finds the next that can be, first in growing steps, then
     /// exactly.
-    fn gap(&mut self, table: &'static str, e: &rusqlite::Error, met: &mut Vec<Met>) {
+    fn gap(&mut self, table: &'static str, e: rusqlite::Error, met: &mut Vec<Met>) {
+        let e = without_sql(e);
         let from = self.after.map_or(i64::MIN, |a| a.saturating_add(1));
         let mut lost = |upto| {
             met.push(Met::Lost {

@@ -32,8 +32,8 @@ pub enum StoreError {
         /// Size of the -wal.
         wal_bytes: u64,
     },
-    /// The files cannot be looked at.
-    #[error("cannot look at {}; check its owner and the rights of its directory", path.display())]
+    /// The files cannot be looked at; the cause says what to do.
+    #[error("cannot look at {}", path.display())]
     Look {
         /// Which.
         path: PathBuf,
@@ -170,6 +170,14 @@ pub(super) fn fault(e: &rusqlite::Error) -> Fault {
     }
 }
 
+/// The same without the SQL that it was met in, which says nothing to people.
+pub(crate) fn without_sql(e: rusqlite::Error) -> rusqlite::Error {
+    if let rusqlite::Error::SqlInputError { error, msg, .. } = e {
+        return rusqlite::Error::SqliteFailure(error, Some(msg));
+    }
+    e
+}
+
 impl StoreError {
     /// What SQLite found damaged, without what to do about it: for who does that.
     pub fn damage(&self) -> Option<String> {
@@ -194,7 +202,7 @@ impl StoreError {
 
     /// Names what SQLite refused.
     pub(crate) fn sqlite(path: &Path, doing: &'static str, source: rusqlite::Error) -> Self {
-        let path = path.to_owned();
+        let (path, source) = (path.to_owned(), without_sql(source));
         // The -shm could not be made as large as it must be: no room, in other words.
         if source
             .sqlite_error()

@@ -226,6 +226,13 @@ fn all_zero(path: &Path) -> Result<bool, StoreError> {
 }
 
 fn looked(path: &Path, source: io::Error) -> StoreError {
+    let kind = source.kind();
+    let source = if kind == io::ErrorKind::PermissionDenied {
+        let why = format!("{source}: check its owner and the rights of its directory");
+        io::Error::new(kind, why)
+    } else {
+        source
+    };
     StoreError::Look {
         path: path.to_owned(),
         source,

@@ -32,6 +32,7 @@ use crate::clock::{Clock, Mono};
 use crate::config::StoreSettings;
 use crate::durable::{Gate, Medium, Reserve};
 
+pub(crate) use error::without_sql;
 pub use error::{REMEDY, StoreError};
 pub use ledger::{Ledger, LedgerError, Noted};
 pub use look::{Look, companion, header_fault, keep_evidence, look, suspicion, wal_fault};

@@ -92,7 +92,7 @@ fn damage_that_a_snapshot_met_is_a_risk_until_the_restart_that_is_its_remedy() {
     strike(&home, "edge_store.db");
     let mut agent = home.serving();
     let status = agent.wait_for("a snapshot that finds it", |s| {
-        s["reasons"].to_string().contains("store_damaged")
+        s["reasons"].to_string().contains("store_damaged") && s["snapshots"]["problem"].is_string()
     });
     assert_eq!(status["readiness"], "AtRisk");
     assert_eq!(status["damage"][0]["remedy"], STORE, "{status:#}");

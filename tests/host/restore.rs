@@ -180,7 +180,10 @@ fn a_damaged_copy_is_passed_over_for_a_sound_one_and_named() {
     assert_eq!(asked.status.code(), Some(3), "{}", text(&asked));
     let said = text(&asked);
     let passed = format!("passed over {}: ", local.display());
-    assert!(said.contains(&passed) && said.contains(": is damaged or cut off"), "{said}");
+    assert!(
+        said.contains(&passed) && said.contains(": is damaged or cut off"),
+        "{said}"
+    );
     let there = shm.path().join(local.file_name().expect("name"));
     assert!(
         said.contains(&format!("backup     {}", there.display())),

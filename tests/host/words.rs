@@ -37,14 +37,50 @@ fn what_cannot_be_meant_is_named_with_what_to_do() {
     says(
         &home,
         &["backup", "show", "x"],
-        4,
-        &["there is no file x", "`holdup backup list`"],
+        2,
+        &[
+            "x is neither a file nor the name of a backup",
+            "`holdup backup list`",
+        ],
     );
     says(
         &home,
         &["backup", "restore", "x"],
-        4,
-        &["there is no file x", "`holdup backup list`"],
+        2,
+        &[
+            "x is neither a file nor the name of a backup",
+            "`holdup backup list`",
+        ],
+    );
+    says(
+        &home,
+        &["backup", "show", &dir],
+        2,
+        &["is a directory: name a backup in it"],
+    );
+    says(
+        &home,
+        &["backup", "restore", "--at", "yesterday"],
+        2,
+        &["\"yesterday\" is no time: write 2026-11-21"],
+    );
+    says(&home, &["queue", "list"], 0, &["no message waits"]);
+    says(
+        &home,
+        &["queue", "export", "--from", &dir],
+        2,
+        &["is a directory: name the queue's database in it"],
+    );
+    home.write("notes.txt", b"hello, this is no database\n");
+    let notes = home.path("notes.txt").display().to_string();
+    let out = home.holdup(&["queue", "export", "--from", &notes]);
+    assert_eq!(out.status.code(), Some(2), "{}", text(&out));
+    assert!(!text(&out).contains("move it"), "{}", text(&out));
+    says(
+        &home,
+        &["drill", "--report", &dir],
+        2,
+        &["is a directory: name a file"],
     );
     says(
         &home,
@@ -72,6 +108,13 @@ fn the_first_digits_of_a_head_are_enough_and_fewer_are_no_alarm() {
     let other = if hash.starts_with('0') { "1" } else { "0" };
     let wrong = format!("{sequence}:{other}{}", &hash[1..12]);
     verify(&wrong, 1, &["BROKEN", "does not hold the entry"]);
+    // A log that ends before the entry that is trusted is not whole.
+    says(
+        &home,
+        &["audit", "verify", "--since", "999"],
+        1,
+        &["BROKEN at entry 999", "the log ends with entry"],
+    );
 }
 
 #[test]

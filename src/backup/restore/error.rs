@@ -160,6 +160,7 @@ impl RestoreError {
                 | BackupError::Copy { .. }
                 | BackupError::Damaged { .. }
                 | BackupError::OwnDamaged { .. }
+                | BackupError::Unusable { .. }
                 | BackupError::NoDatabase(_)
                 | BackupError::Busy(_)
                 | BackupError::Held(_)
