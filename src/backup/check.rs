@@ -48,9 +48,12 @@ pub fn check(copy: &Path, role: Role, quit: Quit) -> Result<Checked, BackupError
         .and_then(|mut s| s.query_map([], |r| r.get(0))?.collect())
         .map_err(&failed)?;
     if problems != ["ok"] {
+        // One line, without its heading.
+        let all = problems.iter().flat_map(|p| p.lines());
+        let all: Vec<_> = all.filter(|l| !l.starts_with("***")).collect();
         return Err(BackupError::Damaged {
             database: copy.to_owned(),
-            why: format!("PRAGMA integrity_check says {}", problems.join("; ")),
+            why: format!("PRAGMA integrity_check says {}", all.join("; ")),
         });
     }
     let (tables, schema_sha256) = schema(&conn).map_err(&failed)?;

@@ -505,6 +505,7 @@ fn a_damaged_queue_is_left_out_and_named_and_the_store_is_backed_up() {
         assert_eq!(made.status.code(), Some(1), "{}", text(&made));
         let made: Value = serde_json::from_slice(&made.stdout).expect("json");
         let lacks = made["lacks"][0].as_str().expect("named");
+        assert!(!lacks.contains(['\n', '*']), "one line: {lacks}");
         for words in ["sync_queue.db: it is damaged", "run `holdup queue rebuild`"] {
             assert!(lacks.contains(words), "{made}");
         }
