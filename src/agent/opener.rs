@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::backup::BackupError;
 use crate::backup::restore::RestoreError;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::durable::{Gate, Medium, Reserve, read_own_if_there};
+use crate::durable::{Gate, Medium, Reserve, read_own_if_there, was_told_to_stop};
 use crate::guard::Shared;
 use crate::queue::{Queue, QueueDesk};
 use crate::recovery::{RecoveryError, Verdict};
@@ -49,6 +50,15 @@ fn noted(database: &Path) -> Option<String> {
         // A note that cannot be read is one all the same.
         Err(e) => Some(e.to_string()),
     }
+}
+
+/// Did it end because the agent ends? Nothing is wrong then.
+fn is_stopped(e: &AgentError) -> bool {
+    matches!(
+        e,
+        AgentError::Recovery(RecoveryError::Stopped { .. })
+            | AgentError::Restore(RestoreError::Backup(BackupError::Stopped))
+    ) || was_told_to_stop(e)
 }
 
 /// The databases that the agent has open.
@@ -107,13 +117,14 @@ impl Opener {
     fn next(&self, e: AgentError) -> Next {
         let ended = self.shared.has_ended();
         let closed = matches!(e, AgentError::Store(StoreError::GateClosed { .. }));
-        let stopped = matches!(e, AgentError::Recovery(RecoveryError::Stopped { .. }));
+        let stopped = is_stopped(&e);
         let full = matches!(e, AgentError::Store(StoreError::Full { .. }))
             || matches!(&e, AgentError::Recovery(e) if e.is_full())
             || matches!(&e, AgentError::Restore(e) if e.is_full());
         let held_up = matches!(&e, AgentError::Recovery(e) if e.is_held_up())
             || matches!(&e, AgentError::Restore(RestoreError::Held(_)));
-        if ended && (closed || stopped) {
+        // A recovery is stopped by nobody but an agent that ends, whose plan may still run.
+        if stopped || (ended && closed) {
             Next::End(AgentError::StoppedEarly)
         } else if ended && held_up {
             Next::End(AgentError::StillOpening(
@@ -172,7 +183,7 @@ impl Opener {
         );
         let noted = noted(&queue);
         match self.look_after(&queue, noted.as_deref()) {
-            Err(e @ AgentError::Recovery(RecoveryError::Stopped { .. })) => return Err(e),
+            Err(e) if is_stopped(&e) => return Err(e),
             // Whatever is wrong with it, readings are taken; SQLite opens nothing of which there is
             // no evidence.
             Err(e) => {

@@ -4,6 +4,7 @@
 //! little behind, and that a pass is held only while a piece is written. It must never leave a
 //! file under its final name: the caller renames what it finished.
 
+use std::error::Error;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -103,13 +104,29 @@ impl Write for Bulk<'_> {
     }
 }
 
+/// Long work ended because its stop was set, not because anything is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("told to stop; it is done again from its start")]
+struct ToldToStop;
+
+/// Is that, somewhere in its causes, why this failed?
+pub fn was_told_to_stop(e: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(e);
+    while let Some(e) = cause {
+        let kept = e.downcast_ref().and_then(io::Error::get_ref);
+        if kept.is_some_and(|e| e.is::<ToldToStop>()) {
+            return true;
+        }
+        cause = e.source();
+    }
+    false
+}
+
 /// Waits for the gate to open, until `stop` is set.
 pub fn enter<'g>(gate: &'g Gate, stop: &AtomicBool) -> io::Result<super::gate::Pass<'g>> {
     loop {
         if stop.load(Ordering::Relaxed) {
-            return Err(io::Error::other(
-                "told to stop; it is done again from its start",
-            ));
+            return Err(io::Error::other(ToldToStop));
         }
         if let Some(pass) = gate.enter_timeout(LOOK) {
             return Ok(pass);

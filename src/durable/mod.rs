@@ -16,7 +16,7 @@ mod sealed;
 mod stride;
 
 pub use block::BlockFile;
-pub use bulk::{Bulk, PIECE, enter};
+pub use bulk::{Bulk, PIECE, enter, was_told_to_stop};
 pub use gate::{Closer, Gate, Pass};
 pub use hot_copy::{CopyError, CopyHow, CopyOrder, Copying, Heed, HotCopy, Receipt, Target};
 pub use medium::{DurableError, Medium, freeze, thaw};

@@ -159,3 +159,18 @@ fn an_agent_that_dies_parked_in_the_middle_of_a_recovery_finishes_it_at_the_next
     all_back(&home, &mut agent, rows);
     agent.stop();
 }
+
+#[test]
+fn an_agent_told_to_stop_in_the_middle_of_a_recovery_ends_well_and_the_next_one_finishes_it() {
+    let home = Home::new();
+    let rows = struck(&home);
+    for begun in [half_made, staged] {
+        let agent = home.start();
+        poll("recovery to come so far", || begun(&home).then_some(()));
+        agent.stop();
+        assert!(begun(&home), "it had ended before:\n{}", home.log());
+    }
+    let mut agent = home.start();
+    all_back(&home, &mut agent, rows);
+    agent.stop();
+}
