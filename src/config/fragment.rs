@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::problem::{Place, Problem, printable};
+use super::problem::{Place, Problem, SHOWN, printable};
 use super::schema::{self, Key, Kind, Scope};
 use super::suggest;
 
@@ -184,6 +184,16 @@ impl Reader<'_> {
         });
     }
 
+    /// What an unknown key was meant to be: looked for as long as anybody will read it, since a
+    /// file has room for a hundred thousand of them.
+    fn suggest(&self, table: &str, name: &str) -> String {
+        if self.out.problems.len() < SHOWN {
+            suggest::for_key(table, name)
+        } else {
+            "remove it".to_owned()
+        }
+    }
+
     fn table(&mut self, path: &str, table: &DeTable<'_>) {
         for (name, value) in table {
             let at = name.span().start;
@@ -217,7 +227,8 @@ impl Reader<'_> {
                 } else {
                     "unknown key"
                 };
-                self.complain(Some(at), &whole, what, suggest::for_key(path, name));
+                let remedy = self.suggest(path, name);
+                self.complain(Some(at), &whole, what, remedy);
             }
         }
         if schema::table(path) == Some(schema::LINE_TABLE) {
@@ -277,7 +288,7 @@ impl Reader<'_> {
                         None => whole = false,
                     }
                 } else {
-                    let remedy = suggest::for_key("database", name.get_ref());
+                    let remedy = self.suggest("database", name.get_ref());
                     self.complain(Some(name.span().start), &path, "unknown key", remedy);
                 }
             }
@@ -427,5 +438,20 @@ fn name_of(value: &DeValue<'_>) -> String {
         DeValue::Datetime(_) => "a date or time".to_owned(),
         DeValue::Array(_) => "a list".to_owned(),
         DeValue::Table(_) => "a table".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_unknown_key_was_meant_to_be_is_looked_for_only_while_somebody_will_read_it() {
+        let text: String = (0..2 * SHOWN).map(|n| format!("zz{n} = 1\n")).collect();
+        let found = parse(Path::new("holdup.toml"), &text, Author::Site).problems;
+        assert_eq!(found.len(), 2 * SHOWN);
+        let looked_for = |p: &Problem| p.remedy.starts_with("known here");
+        assert!(found[..SHOWN].iter().all(looked_for), "{:?}", found[0]);
+        assert!(!found[SHOWN..].iter().any(looked_for));
     }
 }

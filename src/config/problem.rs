@@ -16,7 +16,7 @@ pub struct Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
+        f.write_str(&one_line(&self.file.to_string_lossy()))?;
         match self.line {
             Some(line) => write!(f, ":{line}"),
             None => Ok(()),
@@ -58,7 +58,7 @@ pub struct ConfigError {
 }
 
 /// A hostile file can hold as many errors as bytes; nobody reads more than these.
-const SHOWN: usize = 50;
+pub(super) const SHOWN: usize = 50;
 
 fn one_a_line(problems: &[Problem]) -> String {
     let mut text: Vec<String> = problems
@@ -136,5 +136,14 @@ mod tests {
         ] {
             assert_eq!(one_line(text), line);
         }
+    }
+
+    #[test]
+    fn a_file_whose_name_would_command_a_terminal_is_shown_escaped() {
+        let place = Place {
+            file: PathBuf::from("conf.d/a\u{1b}[31m.toml"),
+            line: Some(2),
+        };
+        assert_eq!(place.to_string(), r"conf.d/a\u{1b}[31m.toml:2");
     }
 }
