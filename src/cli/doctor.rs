@@ -16,6 +16,7 @@ pub(super) fn run(config_path: &Path, out: &mut dyn Write, as_json: bool) -> any
     let agent = match &asked {
         Ok(status) => Agent::Runs(status),
         Err(e) if super::status::is_refused(e) => Agent::Hidden,
+        Err(e) if super::status::is_slow(e) => Agent::Silent,
         Err(_) => Agent::None,
     };
     let checks = examine(&loaded, agent);

@@ -47,6 +47,11 @@ pub(super) fn is_refused(why: &anyhow::Error) -> bool {
     has_kind(why, io::ErrorKind::PermissionDenied)
 }
 
+/// Did nobody answer in time? Then one may run and not be well.
+pub(super) fn is_slow(why: &anyhow::Error) -> bool {
+    has_kind(why, io::ErrorKind::WouldBlock) || has_kind(why, io::ErrorKind::TimedOut)
+}
+
 fn has_kind(why: &anyhow::Error, kind: io::ErrorKind) -> bool {
     why.chain()
         .filter_map(|c| c.downcast_ref::<io::Error>())
@@ -62,9 +67,7 @@ fn no_agent(
     let record = settings.gateway.record_path();
     let last = read_last(&record, &boot_id().unwrap_or_default())
         .with_context(|| format!("cannot read {}", record.display()))?;
-    let is = |kind| has_kind(why, kind);
-    let refused = is_refused(why);
-    let slow = is(io::ErrorKind::WouldBlock) || is(io::ErrorKind::TimedOut);
+    let (refused, slow) = (is_refused(why), is_slow(why));
     let why = super::explain(why);
     if refused {
         anyhow::bail!("{why}: an agent may run; ask as root or as a member of the agent's group");

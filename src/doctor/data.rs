@@ -1,11 +1,11 @@
 //! Directories, file systems, free space.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use rustix::fs::{Access, StatVfsMountFlags, access, statfs, statvfs};
+use rustix::fs::{Access, Mode, OFlags, StatVfsMountFlags, access, open, statfs, statvfs};
 
 use crate::agent::{READ_ONLY_REMEDY, Status};
 use crate::guard::{freeze_refusal, read_only};
@@ -48,12 +48,23 @@ pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
 
 fn directory(name: &str, dir: &Path, out: &mut Vec<Check>) {
     let shown = dir.display();
-    if let Err(e) = fs::metadata(dir) {
+    let there = fs::metadata(dir);
+    // A link that leads nowhere is in the way of what the agent would make.
+    let missing = fs::symlink_metadata(dir).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+    if missing {
         out.push(Check::warn(
             name,
-            format!("{shown}: {e}"),
+            format!("{shown} is not there"),
             "the agent makes it when it starts",
         ));
+    } else if let Err(e) = there {
+        let found = format!("{shown} cannot be looked at: {e}");
+        let remedy = format!("mend it, or set gateway.{name} elsewhere");
+        out.push(Check::bad(name, found, remedy));
+    } else if there.is_ok_and(|m| !m.is_dir()) {
+        let found = format!("{shown} is not a directory");
+        let remedy = format!("move it out of the way, or set gateway.{name} elsewhere");
+        out.push(Check::bad(name, found, remedy));
     } else if let Err(e) = access(dir, Access::WRITE_OK | Access::EXEC_OK) {
         out.push(Check::bad(
             name,
@@ -82,7 +93,7 @@ fn stores(p: &Patient<'_>, out: &mut Vec<Check>) {
         if p.agent.is_some_and(told) {
             continue;
         }
-        out.push(match seen(&path, p.agent.is_some()) {
+        out.push(match seen(&path, p.agent.is_some() || p.silent) {
             Seen::NotMade => Check::ok(name, format!("{shown}: not made yet")),
             Seen::Sound => Check::ok(name, format!("{shown}: its header is sound")),
             Seen::Fault(why) => Check::bad(name, why, remedy),
@@ -150,7 +161,7 @@ fn unseen(e: StoreError) -> Seen {
 
 fn mount(p: &Patient<'_>, out: &mut Vec<Check>) {
     let dir = &p.settings.gateway.data_dir;
-    if !dir.exists() {
+    if !dir.is_dir() {
         return;
     }
     match freeze_refusal(dir) {

@@ -9,7 +9,7 @@ pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
     let Some(settings) = &p.settings.gauge else {
         return;
     };
-    if p.hidden {
+    if p.hidden || p.silent {
         out.push(Check::skip("gauge", "the agent may be reading it"));
         return;
     }

@@ -98,6 +98,8 @@ pub enum Agent<'a> {
     None,
     /// One may run; it does not talk to this user.
     Hidden,
+    /// Somebody has its socket and does not answer.
+    Silent,
 }
 
 /// What the checks look at.
@@ -108,19 +110,20 @@ struct Patient<'a> {
     agent: Option<&'a Status>,
     /// An agent may run of which nothing is seen: the caller's rights are not the agent's.
     hidden: bool,
+    /// An agent has its lines and files, and does not answer.
+    silent: bool,
 }
 
 /// Looks at everything.
 pub fn examine(loaded: &Loaded, agent: Agent<'_>) -> Vec<Check> {
-    let (agent, hidden) = match agent {
-        Agent::Runs(status) => (Some(status), false),
-        Agent::None => (None, false),
-        Agent::Hidden => (None, true),
-    };
     let patient = Patient {
         settings: &loaded.settings,
-        agent,
-        hidden,
+        agent: match agent {
+            Agent::Runs(status) => Some(status),
+            Agent::None | Agent::Hidden | Agent::Silent => None,
+        },
+        hidden: matches!(agent, Agent::Hidden),
+        silent: matches!(agent, Agent::Silent),
     };
     let files: Vec<_> = loaded
         .files

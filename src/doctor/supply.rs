@@ -14,6 +14,14 @@ pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
             "an agent may run, it does not talk to this user",
             "ask as root or as a member of the agent's group",
         )),
+        None if p.silent => out.push(Check::bad(
+            "agent",
+            format!(
+                "the one in {} does not answer",
+                p.settings.gateway.run_dir.display()
+            ),
+            "look at `journalctl -u holdup`, restart it",
+        )),
         None => out.push(Check::bad(
             "agent",
             format!("none runs for {}", p.settings.gateway.run_dir.display()),
@@ -150,7 +158,7 @@ fn lines(p: &Patient<'_>, out: &mut Vec<Check>) {
     if p.settings.board.is_sim() {
         return;
     }
-    if p.hidden {
+    if p.hidden || p.silent {
         out.push(Check::skip("lines", "the agent may hold them"));
         return;
     }
