@@ -19,6 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
 
 use crate::guard::{Answer, Ended, LastOutage, Request};
+use crate::ingest;
 use crate::power::{LineHealth, Measuring, State};
 use crate::store::{Found, Span, StoreState, check_actor};
 
@@ -171,8 +172,7 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener, AgentError> {
         path: path.to_owned(),
         source,
     };
-    // The instance lock is ours: a file that is still there is nobody's.
-    super::remove_stale(path).map_err(io)?;
+    ingest::make_way(path)?;
     let bound = || -> io::Result<StdListener> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket =

@@ -3,9 +3,10 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use tokio::net::UnixListener;
 
 /// The socket cannot be served.
@@ -34,34 +35,44 @@ const MODE: u32 = 0o660;
 
 /// Listens on `path`. A stale socket file is replaced; one that somebody listens on is not.
 pub fn bind(path: &Path) -> Result<UnixListener, IngestError> {
-    let failed = |what| {
-        move |source| IngestError::Io {
-            what,
-            path: path.to_owned(),
-            source,
-        }
-    };
-    match fs::symlink_metadata(path) {
-        Ok(m) if !m.file_type().is_socket() => {
-            return Err(IngestError::NotASocket(path.to_owned()));
-        }
-        Ok(_) => match UnixStream::connect(path) {
-            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(path).map_err(failed("replace the stale"))?;
-            }
-            // A full backlog (EAGAIN) is a live listener too.
-            Ok(_) => return Err(IngestError::InUse(path.to_owned())),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                return Err(IngestError::InUse(path.to_owned()));
-            }
-            Err(e) => return Err(failed("look at")(e)),
-        },
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(failed("look at")(e)),
-    }
-    let listener = UnixListener::bind(path).map_err(failed("listen on"))?;
-    fs::set_permissions(path, Permissions::from_mode(MODE)).map_err(failed("set the rights of"))?;
+    make_way(path)?;
+    let listener = UnixListener::bind(path).map_err(failed("listen on", path))?;
+    let rights = Permissions::from_mode(MODE);
+    fs::set_permissions(path, rights).map_err(failed("set the rights of", path))?;
     Ok(listener)
+}
+
+/// Removes a stale socket file at `path`, and nothing else that has the name.
+pub fn make_way(path: &Path) -> Result<(), IngestError> {
+    match fs::symlink_metadata(path) {
+        Ok(m) if !m.file_type().is_socket() => Err(IngestError::NotASocket(path.to_owned())),
+        Ok(_) if is_live(path).map_err(failed("look at", path))? => {
+            Err(IngestError::InUse(path.to_owned()))
+        }
+        Ok(_) => fs::remove_file(path).map_err(failed("replace the stale", path)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(failed("look at", path)(e)),
+    }
+}
+
+/// Does somebody listen there? Asked without waiting for who does not accept.
+fn is_live(path: &Path) -> io::Result<bool> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match connect(&socket, &SocketAddrUnix::new(path)?) {
+        // A full backlog is a live listener too.
+        Ok(()) | Err(Errno::AGAIN) => Ok(true),
+        Err(Errno::CONNREFUSED) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IngestError {
+    move |source| IngestError::Io {
+        what,
+        path: path.to_owned(),
+        source,
+    }
 }
 
 pub(super) fn unlink(path: &Path) {

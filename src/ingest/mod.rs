@@ -25,7 +25,7 @@ use crate::store::Intake;
 
 use connection::Connection;
 use hub::Hub;
-pub use listen::{IngestError, bind};
+pub use listen::{IngestError, bind, make_way};
 pub use news::PowerNews;
 
 /// Why the agent has stopped reading.

@@ -284,3 +284,74 @@ fn doctor_as_a_stranger_says_that_an_agent_may_run_and_judges_nobodys_rights_by_
     assert!(said.contains("skip  data_dir"), "{said}");
     agent.stop();
 }
+
+fn fifo(path: &std::path::Path) {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("fifo");
+}
+
+#[test]
+fn doctor_names_what_is_in_the_way_of_a_directory_or_a_database_and_waits_for_none_of_it() {
+    let home = Home::new();
+    let doctor = || {
+        let out = home.holdup(&["doctor"]);
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    // Opened like a directory, a pipe would be waited for.
+    fifo(&home.path("data"));
+    let said = doctor();
+    assert!(
+        said.contains("BAD   data_dir") && said.contains("data is not a directory"),
+        "{said}"
+    );
+    fs::remove_file(home.path("data")).expect("remove");
+    std::os::unix::fs::symlink("/nonexistent", home.path("data")).expect("link");
+    let said = doctor();
+    assert!(said.contains("BAD   data_dir"), "{said}");
+    fs::remove_file(home.path("data")).expect("remove");
+    fs::create_dir(home.path("data")).expect("directory");
+    fifo(&home.data("edge_store.db"));
+    let said = doctor();
+    assert!(said.contains("BAD   store"), "{said}");
+}
+
+#[test]
+fn doctor_does_not_take_an_agent_that_does_not_answer_for_none() {
+    let home = Home::new();
+    let agent = home.serving();
+    agent.signal("STOP");
+    let out = home.holdup(&["doctor"]);
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    agent.signal("CONT");
+    assert!(
+        said.contains("does not answer") && !said.contains("none runs"),
+        "{said}"
+    );
+    agent.stop();
+}
+
+#[test]
+fn what_has_the_name_of_a_socket_and_is_somebody_elses_is_named_and_left_alone() {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    for name in ["ingest.sock", "status.sock", "control.sock"] {
+        let home = Home::new();
+        let path = format!("run/{name}");
+        home.write(&path, b"somebody's notes");
+        let out = home.holdup(&["run"]);
+        assert_eq!(out.status.code(), Some(4), "{}", stderr(&out));
+        assert!(stderr(&out).contains(name), "{}", stderr(&out));
+        let kept = fs::read(home.path(&path)).expect("read");
+        assert_eq!(kept, b"somebody's notes");
+
+        fs::remove_file(home.path(&path)).expect("remove");
+        let theirs = UnixListener::bind(home.path(&path)).expect("bind");
+        // Who accepts nothing has a queue that fills up: nobody waits for a place in it.
+        rustix::net::listen(&theirs, 0).expect("listen");
+        let _first = UnixStream::connect(home.path(&path)).expect("the only place");
+        let out = home.holdup(&["run"]);
+        assert_eq!(out.status.code(), Some(4), "{}", stderr(&out));
+        assert!(stderr(&out).contains(name), "{}", stderr(&out));
+        assert!(home.path(&path).exists());
+    }
+}
