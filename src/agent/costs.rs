@@ -16,7 +16,7 @@ use crate::clock::Mono;
 use crate::config::Settings;
 use crate::durable::{Gate, Medium, read_own};
 use crate::guard::Shared;
-use crate::power::{Budget, Tail};
+use crate::power::{Budget, Others, Tail};
 use crate::queue::{QueueDesk, WAL_LIMIT};
 use crate::store::{Observer, Orders, StoreState};
 
@@ -45,6 +45,10 @@ struct CardCosts {
     still: Counts,
     checkpoint: Counts,
     frame: Counts,
+    #[serde(default)]
+    other: Counts,
+    #[serde(default)]
+    block: Counts,
     mark: Counts,
     write_back: Counts,
 }
@@ -94,6 +98,8 @@ impl CostsKeeper {
                 still: Tail::restore(c.still.iter().copied()),
                 checkpoint: Tail::restore(c.checkpoint.iter().copied()),
                 frame: Tail::restore(c.frame.iter().copied()),
+                other: Tail::restore(c.other.iter().copied()),
+                block: Tail::restore(c.block.iter().copied()),
                 mark: Tail::restore(c.mark.iter().copied()),
                 write_back: Tail::restore(c.write_back.iter().copied()),
             });
@@ -156,6 +162,8 @@ impl CostsKeeper {
                 still: b.still.counts().collect(),
                 checkpoint: b.checkpoint.counts().collect(),
                 frame: b.frame.counts().collect(),
+                other: b.other.counts().collect(),
+                block: b.block.counts().collect(),
                 mark: b.mark.counts().collect(),
                 write_back: b.write_back.counts().collect(),
             }
@@ -179,9 +187,9 @@ impl CostsKeeper {
     }
 }
 
-/// What stands for all that was learned: the plan with one guarded database.
+/// What stands for all that was learned: the plan with one guarded database and 1 MiB in its log.
 fn predicted(budget: &Budget) -> Duration {
-    budget.predict(0, 1).0
+    budget.predict(0, Others::with(1, 1 << 20)).0
 }
 
 /// The CID of the card under `dir`, or the device's number where it has none.

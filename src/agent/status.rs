@@ -14,7 +14,9 @@ use crate::clock::Clock;
 use crate::config::{Settings, Source};
 use crate::durable::Medium;
 use crate::guard::{DatabaseView, LastOutage, Machine, Shared, read_only};
-use crate::power::{Assessment, Budget, MOST_REASONS, Reason, Situation, State, assess};
+use crate::power::{
+    Assessment, Budget, MOST_REASONS, Others, Reason, Situation, State, assess,
+};
 use crate::queue::QueueDesk;
 use crate::recovery::Report;
 use crate::store::{LedgerView, Orders, StoreState};
@@ -313,7 +315,10 @@ impl StatusSource {
         let power = published.settings;
         let worn = |holdup| self.history.worn(power.source.name(), holdup);
         found.extend(power.holdup.and_then(worn));
-        let guarded = guarded(&lock(&self.settings));
+        let theirs = self.shared.databases();
+        let theirs = theirs.iter().filter(|d| d.role == "guarded");
+        let theirs = theirs.fold(0, |all: u64, d| all.saturating_add(d.wal_bytes));
+        let guarded = Others::with(guarded(&lock(&self.settings)), theirs);
         assess(Situation {
             health: published.health,
             holdup: published.settings.holdup,

@@ -16,6 +16,8 @@ pub struct DatabaseView {
     pub priority: i32,
     /// Frames in its WAL; `None` where nobody has it open.
     pub wal_frames: Option<u32>,
+    /// Bytes of pages in another application's WAL that are not in its database yet.
+    pub wal_bytes: u64,
     /// It cannot be guarded as it is; `state` says why.
     pub problem: bool,
     /// Others write it and cannot be stilled; `state` says who.
@@ -35,7 +37,7 @@ pub trait GuardedDatabase: Send + fmt::Debug {
     fn is_guarded(&self) -> bool {
         false
     }
-    /// Frames that a checkpoint would have to move now.
+    /// Frames that a checkpoint would have to move now; blocks of 4 KiB of another application's.
     fn frames(&self) -> u32;
     /// The first lost edge: commit what was taken, without waiting for more. Does not wait.
     fn settle(&mut self);

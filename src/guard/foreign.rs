@@ -26,6 +26,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::config::DatabaseSettings;
 use crate::durable::Medium;
+use crate::power::blocks;
 
 use super::databases::{DatabaseView, GuardedDatabase};
 use super::unit::{Cgroups, Unit};
@@ -36,7 +37,8 @@ pub use look::{
     writer_now,
 };
 use look::{
-    beside, cannot_open, companions, is_hot, is_open_in_wal, journal_is_live, open_plain, real,
+    Log, beside, cannot_open, companions, is_hot, is_open_in_wal, journal_is_live, log_of,
+    open_plain, real,
 };
 use prospects::Prospects;
 
@@ -60,6 +62,8 @@ pub struct ForeignDatabase {
     outsiders: bool,
     problem: bool,
     other_writers: bool,
+    /// What lay in its WAL when it was looked at last.
+    log: Log,
     /// Our write lock, from the stilling to the release.
     held: Option<Held>,
     /// The plan has stilled it, or has tried to, and it was not let go yet.
@@ -111,6 +115,7 @@ impl ForeignDatabase {
             outsiders: false,
             problem: false,
             other_writers: false,
+            log: Log::default(),
             held: None,
             parked: None,
             state: "not looked at".to_owned(),
@@ -286,7 +291,7 @@ impl GuardedDatabase for ForeignDatabase {
     }
 
     fn frames(&self) -> u32 {
-        0
+        blocks(self.log.bytes)
     }
 
     fn settle(&mut self) {}
@@ -312,7 +317,15 @@ impl GuardedDatabase for ForeignDatabase {
                 None => return Ok(()),
             },
         };
+        // Before the lock, while the files may still be opened and closed.
+        if self.parked.is_none() {
+            self.log = log_of(&real(&self.settings.path), header);
+        }
         let stilled = self.still_writers(header, patience);
+        if !stilled.locked {
+            // Nobody moves it.
+            self.log = Log::default();
+        }
         let how = if stilled.synced {
             "synced"
         } else {
@@ -338,6 +351,7 @@ impl GuardedDatabase for ForeignDatabase {
         let real = real(&self.settings.path);
         // With the lock let go, its owner may have been killed since: never ours to own.
         if self.held.is_none() && !matches!(is_open_in_wal(&real), Ok(true)) {
+            self.log = Log::default();
             return Ok(0);
         }
         let done = lock::checkpoint(&real);
@@ -367,6 +381,7 @@ impl GuardedDatabase for ForeignDatabase {
             .map_err(|e| format!("{}: {}", self.settings.path.display(), explain(e)))
             .and_then(|()| companions(&real(&self.settings.path)))
             .and_then(|()| self.check());
+        let mut log = Log::default();
         let found = match checked {
             Err(why) => Prospects::problem(why),
             Ok(None) => Prospects::well(std::mem::take(&mut self.state)),
@@ -377,6 +392,7 @@ impl GuardedDatabase for ForeignDatabase {
                     return;
                 };
                 let real = real(&self.settings.path);
+                log = log_of(&real, header);
                 let stray =
                     header.journal == Journal::Wal && matches!(journal_is_live(&real), Ok(true));
                 let words = match is_hot(&real) {
@@ -395,6 +411,7 @@ impl GuardedDatabase for ForeignDatabase {
                 }
             }
         };
+        self.log = log;
         self.problem = found.problem;
         self.other_writers = found.other_writers;
         self.outsiders = found.outsiders;
@@ -420,7 +437,8 @@ impl GuardedDatabase for ForeignDatabase {
             path: self.settings.path.display().to_string(),
             role: "guarded",
             priority: self.settings.priority,
-            wal_frames: None,
+            wal_frames: self.log.frames,
+            wal_bytes: self.log.bytes,
             problem: self.problem,
             other_writers: self.other_writers,
             state: self.state.clone(),

@@ -121,6 +121,7 @@ impl<W: Writer> GuardedDatabase for Own<W> {
             role: "own",
             priority: W::PRIORITY,
             wal_frames: Some(self.writer.frames()),
+            wal_bytes: 0,
             problem: false,
             other_writers: false,
             state: self.writer.state(),

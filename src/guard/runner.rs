@@ -482,7 +482,12 @@ impl Runner {
             },
             Step::Checkpoint(n) => {
                 let frames = self.databases.get(usize::from(n)).map_or(0, |d| d.frames());
-                budget.cost(StepKind::Checkpoint, frames)
+                let kind = if self.is_guarded(n) {
+                    StepKind::CheckpointOther
+                } else {
+                    StepKind::Checkpoint
+                };
+                budget.cost(kind, frames)
             }
             Step::EndMark => budget.cost(StepKind::Mark, 0),
             Step::SyncFs | Step::Freeze => {

@@ -14,7 +14,7 @@ mod supply;
 mod tail;
 
 pub use announce::{Announcer, Word, Words};
-pub use budget::{Budget, StepCost, StepKind};
+pub use budget::{Budget, Others, StepCost, StepKind, blocks};
 pub use charge::Before;
 pub use holdup::{Measurement, proposal, worn};
 pub use readiness::{

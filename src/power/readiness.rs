@@ -7,7 +7,7 @@ use heapless::Vec;
 
 use crate::clock::Wall;
 
-use super::{Budget, LineHealth, StepKind};
+use super::{Budget, LineHealth, Others, StepKind};
 
 /// What to do about a data file system that takes no writes.
 pub const READ_ONLY_REMEDY: &str = "look at `dmesg`, check the medium (fsck), mount it read-write, \
@@ -54,6 +54,8 @@ pub enum Reason {
         step: StepKind,
         /// What it takes.
         takes: Duration,
+        /// The glitch time, which is spent before.
+        glitch: Duration,
         /// Half the hold-up time.
         allowed: Duration,
     },
@@ -247,14 +249,21 @@ impl fmt::Display for Reason {
             Self::StepTooSlow {
                 step,
                 takes,
+                glitch,
                 allowed,
             } => write!(
                 f,
-                "the {} step takes up to {} ms on this card, more than half the hold-up time \
-                 ({} ms): use a faster card or a larger supply",
+                "the glitch time of {} ms and a plan that has next to nothing to do (the {} step \
+                 takes up to {} ms on this card) are more than half the hold-up time ({} ms): {}",
+                glitch.as_millis(),
                 step.name(),
                 takes.as_millis(),
-                allowed.as_millis()
+                allowed.as_millis(),
+                if glitch > takes {
+                    "lower power.glitch_ms, or use a larger supply"
+                } else {
+                    "use a faster card or a larger supply"
+                }
             ),
             Self::PlanTooSlow { predicted, holdup } => write!(
                 f,
@@ -332,8 +341,8 @@ pub struct Situation<'a> {
     pub budget: &'a Budget,
     /// Frames in the WAL now.
     pub wal_frames: u32,
-    /// Guarded databases.
-    pub guarded: u32,
+    /// Guarded databases, and what lies in their logs.
+    pub guarded: Others,
     /// Reasons that other rooms found.
     pub found: &'a [Reason],
 }
@@ -341,8 +350,9 @@ pub struct Situation<'a> {
 /// Judges a situation.
 pub fn assess(s: Situation<'_>) -> Assessment {
     let mut reasons: Vec<Reason, MOST_REASONS> = Vec::new();
-    let (plan, step, takes) = s.budget.predict(s.wal_frames, s.guarded);
-    let (empty, ..) = s.budget.predict(0, s.guarded);
+    let (plan, ..) = s.budget.predict(s.wal_frames, s.guarded);
+    let nothing_dirty = Others::empty(s.guarded.databases);
+    let (empty, step, takes) = s.budget.predict(0, nothing_dirty);
     let predicted = s.glitch + plan;
     let mut say = |r: Reason| {
         // They hold every combination that can occur; the worst were said first.
@@ -366,6 +376,7 @@ pub fn assess(s: Situation<'_>) -> Assessment {
             say(Reason::StepTooSlow {
                 step,
                 takes,
+                glitch: s.glitch,
                 allowed: holdup / 2,
             });
         }
@@ -407,7 +418,7 @@ mod tests {
             glitch: Duration::from_millis(30),
             budget,
             wal_frames: 10,
-            guarded: 0,
+            guarded: Others::default(),
             found: &[],
         }
     }
@@ -424,12 +435,25 @@ mod tests {
         b.commit.note(Duration::from_millis(700));
         let a = assess(situation(&b));
         assert_eq!(a.readiness, Readiness::AtRisk);
+        let said = a.reasons[0].to_string();
+        assert!(said.contains("the commit step takes up to"), "{said}");
         assert!(
-            a.reasons[0]
-                .to_string()
-                .contains("the commit step takes up to"),
-            "{a:?}"
+            said.ends_with("use a faster card or a larger supply"),
+            "{said}"
         );
+    }
+
+    #[test]
+    fn a_glitch_time_that_leaves_too_little_is_not_blamed_on_the_card() {
+        let b = budget(5);
+        let a = assess(Situation {
+            glitch: Duration::from_millis(490),
+            ..situation(&b)
+        });
+        assert_eq!(a.readiness, Readiness::AtRisk);
+        let said = a.reasons[0].to_string();
+        assert!(said.contains("the glitch time of 490 ms"), "{said}");
+        assert!(said.contains("lower power.glitch_ms"), "{said}");
     }
 
     #[test]
@@ -452,5 +476,24 @@ mod tests {
     fn an_uncalibrated_card_is_never_called_ready() {
         let b = Budget::default();
         assert_eq!(assess(situation(&b)).readiness, Readiness::AtRisk);
+    }
+
+    #[test]
+    fn a_log_of_somebody_elses_that_cannot_be_moved_in_time_is_said_before_the_outage() {
+        let b = budget(5);
+        let a = assess(Situation {
+            guarded: Others::with(1, 64 << 20),
+            ..situation(&b)
+        });
+        assert_eq!(a.readiness, Readiness::AtRisk);
+        assert!(
+            matches!(a.reasons[..], [Reason::PlanTooSlow { .. }]),
+            "{a:?}"
+        );
+        let a = assess(Situation {
+            guarded: Others::empty(1),
+            ..situation(&b)
+        });
+        assert_eq!(a.readiness, Readiness::Ready);
     }
 }

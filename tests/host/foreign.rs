@@ -493,3 +493,39 @@ fn doctor_says_who_has_a_database_open_and_what_an_outage_does_to_them() {
     let said = doctor(&home);
     assert!(said.contains("no-such-unit.service"), "{said}");
 }
+
+#[test]
+fn what_lies_in_a_log_is_known_before_the_outage_and_moved_by_it() {
+    for page in [1024, 4096, 65_536] {
+        let w = World::new();
+        let mut app = w.application("app.db");
+        app.run(&format!("PRAGMA page_size={page}; PRAGMA journal_mode=WAL"));
+        app.run("PRAGMA wal_autocheckpoint=0; CREATE TABLE t(a)");
+        for n in 0..50 {
+            app.run(&format!("INSERT INTO t VALUES({n})"));
+        }
+        let mut db = w.guarded("app.db", None);
+        db.inspect(&|| false);
+        let view = db.view();
+        let log = fs::metadata(w.path("app.db-wal")).expect("its log").len();
+        let frames = (log - 32) / (page + 24);
+        assert!(frames > 50, "{frames}");
+        assert_eq!(view.wal_frames.map(u64::from), Some(frames), "{page}");
+        assert_eq!(view.wal_bytes, frames * page);
+        assert_eq!(u64::from(db.frames()), (frames * page).div_ceil(4096));
+        // More came since that look: the plan knows of it.
+        app.run("INSERT INTO t SELECT a FROM t");
+        let before = db.frames();
+        db.commit(LONG).expect("commit");
+        db.still(LONG).expect("still");
+        assert!(db.frames() > before || page == 1024, "{page}: {before}");
+        db.checkpoint(LONG).expect("checkpoint");
+        db.release();
+        db.inspect(&|| false);
+        assert_eq!((db.view().wal_frames, db.frames()), (Some(0), 0));
+        // Nobody's log is moved, so it counts for nothing.
+        app.kill();
+        db.inspect(&|| false);
+        assert_eq!((db.view().wal_frames, db.frames()), (None, 0));
+    }
+}

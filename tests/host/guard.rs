@@ -141,6 +141,8 @@ struct FakeDatabase {
     fails: bool,
     /// Another application's: so often its writer is not to be stilled.
     guarded: Option<u32>,
+    /// What its log holds.
+    frames: u32,
     journal: Journal,
 }
 
@@ -152,7 +154,7 @@ impl GuardedDatabase for FakeDatabase {
         self.priority
     }
     fn frames(&self) -> u32 {
-        1
+        self.frames
     }
     fn settle(&mut self) {}
     fn commit(&mut self, _left: Duration) -> Result<(), String> {
@@ -198,6 +200,7 @@ impl GuardedDatabase for FakeDatabase {
             role: "own",
             priority: self.priority,
             wal_frames: None,
+            wal_bytes: 0,
             problem: false,
             other_writers: false,
             state: String::new(),
@@ -210,6 +213,7 @@ struct World {
     lines: FakeLines,
     gate: Arc<Gate>,
     shared: Arc<Shared>,
+    budget: Arc<Mutex<Budget>>,
     journal: Journal,
     guard: Option<Guard>,
 }
@@ -223,6 +227,8 @@ struct Special {
     no_freeze: bool,
     /// The second database is another application's; see [`FakeDatabase`].
     guarded: Option<u32>,
+    /// Blocks in that one's log.
+    log: u32,
 }
 
 impl World {
@@ -279,11 +285,13 @@ impl World {
                 priority,
                 fails,
                 guarded,
+                frames: guarded.map_or(1, |_| special.log),
                 journal: Arc::clone(&journal),
             })
         };
         let shared = Arc::new(Shared::new(settings, None).expect("shared"));
         let gate = Arc::new(Gate::new());
+        let budget = Arc::new(Mutex::new(Budget::default()));
         let (guard, _notices) = Guard::start(GuardOptions {
             settings,
             can_cut: false,
@@ -305,7 +313,7 @@ impl World {
                     database("low", 1, special.fails, None),
                     database("high", 9, false, special.guarded),
                 ],
-                budget: Arc::new(Mutex::new(Budget::default())),
+                budget: Arc::clone(&budget),
                 heartbeat: Some(heartbeat),
             },
             ended: Box::new(|| ()),
@@ -316,6 +324,7 @@ impl World {
             lines,
             gate,
             shared,
+            budget,
             journal,
             guard: Some(guard),
         };
@@ -675,5 +684,29 @@ fn a_writer_that_could_not_be_stilled_is_tried_once_more_when_nothing_is_endange
         let stilled: Vec<_> = outage.steps.iter().filter(|s| s.step == "still").collect();
         let last = stilled.last().expect("a step");
         assert_eq!(last.outcome == "done", no_freeze && refusals < 2, "{last}");
+    }
+}
+
+#[test]
+fn another_applications_log_is_moved_only_where_that_fits_and_teaches_what_it_took() {
+    for (log, fits) in [(u32::MAX, false), (100, true), (0, true)] {
+        let w = World::with(Special {
+            guarded: Some(0),
+            log,
+            ..Special::default()
+        });
+        w.lines.set(true);
+        w.wait_for("Parked");
+        let moved = w.journal().iter().any(|e| e == "checkpoint high");
+        assert_eq!(moved, fits, "{log} blocks");
+        let outage = w.shared.last_outage().expect("an outage");
+        assert_eq!(outage.ended, Ended::Clean, "{log} blocks");
+        let budget = w.budget.lock().expect("lock").clone();
+        assert_eq!(budget.block.is_empty(), log != 100, "{log} blocks");
+        assert_eq!(budget.other.is_empty(), log != 100, "{log} blocks");
+        assert!(
+            budget.checkpoint.is_empty() && budget.frame.is_empty(),
+            "ours"
+        );
     }
 }

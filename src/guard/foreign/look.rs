@@ -20,6 +20,13 @@ const DB_LOCKS: (u64, u64) = (0x4000_0000, 512);
 const RESERVED: (u64, u64) = (0x4000_0001, 1);
 const SHM_LOCKS: (u64, u64) = (120, 9);
 const SHM_WRITER: (u64, u64) = (120, 1);
+/// The version in a WAL's index.
+const WAL_VERSION: u32 = 3_007_000;
+/// The headers of a WAL and of a frame, in bytes.
+const WAL_HEADER: u64 = 32;
+const FRAME_HEADER: u64 = 24;
+/// So often an index that changes under the eyes is read again.
+const SHM_TRIES: u32 = 8;
 /// The first bytes of every SQLite database.
 const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// The first release without the WAL-reset bug (sqlite.org/wal.html).
@@ -142,6 +149,54 @@ pub(super) fn is_open_in_wal(real: &Path) -> io::Result<bool> {
     let any = FlockType::WriteLock;
     Ok(holder(real, DB_LOCKS, any)?.is_some()
         || holder(&beside(real, "-shm"), SHM_LOCKS, any)?.is_some())
+}
+
+/// What lies in a WAL and not in its database.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Log {
+    /// Frames; `None` where nobody has it open, so that nobody may move them.
+    pub(super) frames: Option<u32>,
+    /// Their pages.
+    pub(super) bytes: u64,
+}
+
+/// The WAL of `real`, by the index that its owner keeps in the -shm; never more than the file
+/// itself has room for. What cannot be read counts as nothing.
+pub(super) fn log_of(real: &Path, header: Header) -> Log {
+    if header.journal != Journal::Wal || !matches!(is_open_in_wal(real), Ok(true)) {
+        return Log::default();
+    }
+    let Some((page, frames)) = index_of(real) else {
+        return Log::default();
+    };
+    let log = fs::metadata(beside(real, "-wal")).map_or(0, |m| m.len());
+    let room = log.saturating_sub(WAL_HEADER) / (u64::from(page) + FRAME_HEADER);
+    let frames = frames.min(u32::try_from(room).unwrap_or(u32::MAX));
+    Log {
+        frames: Some(frames),
+        bytes: u64::from(frames) * u64::from(page),
+    }
+}
+
+/// Page size, and frames that are not in the database, from the -shm (sqlite.org/walformat.html).
+fn index_of(real: &Path) -> Option<(u32, u32)> {
+    let file = open_plain(&beside(real, "-shm")).ok()??;
+    // Its two copies differ while a writer changes it.
+    (0..SHM_TRIES).find_map(|_| {
+        let mut index = [0u8; 100];
+        file.read_exact_at(&mut index, 0).ok()?;
+        let word = |at: usize| {
+            let mut bytes = [0; 4];
+            bytes.copy_from_slice(&index[at..at + 4]);
+            u32::from_ne_bytes(bytes)
+        };
+        let whole = index[..48] == index[48..96] && word(0) == WAL_VERSION && index[12] == 1;
+        let page = match u32::from(u16::from_ne_bytes([index[14], index[15]])) {
+            1 => 65_536,
+            page => page,
+        };
+        whole.then(|| (page, word(16).saturating_sub(word(96))))
+    })
 }
 
 /// Who keeps others from writing now: the process id, 0 where the kernel does not tell it.

@@ -24,6 +24,13 @@ impl Runner {
             Step::Commit(n) | Step::Still(n) if self.is_guarded(n) => {
                 lock(&self.budget).still.note(took);
             }
+            Step::Checkpoint(n) if self.is_guarded(n) => {
+                let moved = self.databases.get(usize::from(n)).map_or(0, |d| d.frames());
+                // With nothing to move it costs nothing, which teaches nothing.
+                if moved > 0 {
+                    lock(&self.budget).note_other(took, moved);
+                }
+            }
             Step::Commit(_)
             | Step::Still(_)
             | Step::Quiet
