@@ -147,7 +147,7 @@ fn brownout(t: &mut Timeline<'_>, gateway: &Gateway) -> Result<(), DemoError> {
         s.supply == "Brownout" && s.wal_frames < before.wal_frames
     })?;
     t.say(Mood::Warn, "brownout", &format!(
-        "the rail sags: early checkpoint ({} frames in the WAL before, {} after), ingest goes on",
+        "the rail sags: early checkpoint ({} frames in the write-ahead log before, {} after), ingest goes on",
         before.wal_frames, after.wal_frames
     ))?;
     gateway.set("brownout ok")?;
@@ -178,7 +178,11 @@ fn power_cut(
     ))?;
     if let Some(o) = &parked.last_outage {
         for s in &o.steps {
-            let text = format!("{:>7.1} ms after the edge: {s}", s.at_ms());
+            let text = format!(
+                "{:>7.1} ms after the edge: {s}{}",
+                s.at_ms(),
+                meaning(&s.step)
+            );
             t.say(Mood::Plain, "plan", &text)?;
         }
         t.say(Mood::Good, "parked", &format!(
@@ -197,6 +201,19 @@ fn power_cut(
             SystemClock.mono().since(edge).as_millis()
         ),
     )
+}
+
+/// A step's name means nothing to who sees it for the first time.
+fn meaning(step: &str) -> &'static str {
+    match step {
+        "commit" => " - what is in flight is made durable",
+        "quiet" => " - nothing in the agent writes any more",
+        "checkpoint" => " - the write-ahead log is moved into the database",
+        "end_mark" => " - a note on the disk: by it the next start knows that all this was in time",
+        "syncfs" => " - write back what other programs left; no reading needs it",
+        "freeze" => " - let nobody write to this file system",
+        _ => "",
+    }
 }
 
 fn restart(t: &mut Timeline<'_>, gateway: &mut Gateway, client: &Client) -> Result<(), DemoError> {

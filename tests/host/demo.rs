@@ -45,6 +45,10 @@ fn the_demo_in_a_pipe_has_no_colour_and_says_what_it_does_not_show() {
     assert!(out.status.success(), "{text}");
     assert!(!text.contains('\x1b'));
     assert!(text.contains("Not shown here"), "{text}");
+    // Nobody knows the plan's steps by their names.
+    let plan: Vec<_> = text.lines().filter(|l| l.contains("  plan  ")).collect();
+    assert!(plan.len() > 4, "{text}");
+    assert!(plan.iter().all(|l| l.contains(" - ")), "{text}");
 }
 
 /// A demo whose home lies in a folder of its own.
