@@ -130,6 +130,32 @@ fn an_outage_moves_the_queues_log_too_and_nothing_is_fed_while_parked() {
 }
 
 #[test]
+fn readings_that_the_queue_has_not_taken_yet_are_left_alone_while_parked() {
+    let home = Home::with(POWER, ON);
+    let mut agent = home.serving();
+    let behind = |s: &Value| s["queue"]["depth"].as_u64() < s["stored"].as_u64();
+    // What came is taken at most once a second; a busy machine may be too late for that.
+    for _ in 0..20 {
+        send(&home, 1);
+        agent.wait_for("queued", |s| !behind(s));
+        send(&home, 1);
+        home.power(true);
+        let parked = agent.wait_for_supply("Parked");
+        let uptime = |s: &Value| s["uptime_s"].as_u64().unwrap_or(0);
+        let later = agent.wait_for("the time to take it", |s| uptime(s) > uptime(&parked) + 2);
+        assert_eq!(later["supply"], "Parked");
+        assert_eq!(later["queue"]["depth"], parked["queue"]["depth"]);
+        home.power(false);
+        agent.wait_for("all queued", |s| s["supply"] == "Good" && !behind(s));
+        if behind(&parked) {
+            agent.stop();
+            return agree(&home);
+        }
+    }
+    panic!("nothing was ever left to take");
+}
+
+#[test]
 fn a_corrupt_queue_never_stops_ingest_or_the_agent() {
     type Damage = fn(&Path);
     let kinds: [(&str, Damage); 5] = [
