@@ -173,7 +173,9 @@ fn mount(p: &Patient<'_>, out: &mut Vec<Check>) {
         )),
     }
     // A file system that stopped writing after an error may still grant every right.
-    if let Some(why) = File::open(dir).ok().and_then(|d| read_only(d.as_fd())) {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = open(dir, flags, Mode::empty()).ok();
+    if let Some(why) = opened.and_then(|d| read_only(d.as_fd())) {
         out.push(Check::bad("mount", why, READ_ONLY_REMEDY));
     }
     if let Ok(s) = statvfs(dir)
