@@ -1,13 +1,15 @@
 //! Drills on a schedule, and what status says of the last one.
 //!
 //! A drill is a process of its own at idle priority, started only while power is good and ended at
-//! once when it is not: nothing of it runs in the agent. Every drill that was held, by schedule or
-//! by hand, is entered in the audit log.
+//! once when it is not: nothing of it runs in the agent. Every drill that is held while it runs, by
+//! schedule or by hand, is entered in the audit log; of those before its start the newest.
 
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -26,8 +28,11 @@ use super::costs::lock;
 use super::explain;
 use super::status::StatusSource;
 
-/// Between two looks at what is due and what was held by hand.
-const LOOK: Duration = Duration::from_secs(60);
+/// Between two looks at what is due, and whether one was held by hand.
+const LOOK: Duration = Duration::from_secs(2);
+/// The evidence is read again after this, also where its directory seems unchanged: what is
+/// written within one tick of the kernel's clock has one time.
+const READ_AGAIN: Duration = Duration::from_secs(60);
 /// Between two looks while one runs.
 const WATCH: Duration = Duration::from_millis(200);
 /// No drill begins sooner after a start, nor sooner than this after one that could not be held.
@@ -104,6 +109,7 @@ pub(super) async fn keep(
     mut stopping: watch::Receiver<bool>,
 ) {
     let mut not_before = Mono::default();
+    let mut notebook = Notebook::default();
     // Soon after the start status should know.
     let mut until_next = WATCH;
     loop {
@@ -116,7 +122,7 @@ pub(super) async fn keep(
             continue;
         }
         until_next = LOOK;
-        take_notice(&source).await;
+        notebook.take_notice(&source).await;
         let settings = lock(&source.settings).clone();
         let Some(every) = settings.drill.every else {
             continue;
@@ -134,7 +140,7 @@ pub(super) async fn keep(
         let problem = hold(&source, &settings, &config, &stopping).await;
         source.drills.held(problem);
         if is_good(&source) {
-            take_notice(&source).await;
+            notebook.take_notice(&source).await;
         }
     }
 }
@@ -143,39 +149,87 @@ fn is_good(source: &StatusSource) -> bool {
     source.shared.published().state == State::Good
 }
 
-/// Reads the newest evidence, and enters it in the audit log where it is news.
-async fn take_notice(source: &Arc<StatusSource>) {
-    let dir = lock(&source.settings).gateway.drill_path();
-    let read = tokio::task::spawn_blocking(move || drill::last(&dir)).await;
-    let last = match read {
-        Ok(Ok(last)) => last,
-        Ok(Err(e)) => {
-            log::warn!("the last drill is not known: {}", explain(&e));
+/// Which drills are known, so that each is entered, and once.
+#[derive(Debug, Default)]
+struct Notebook {
+    /// When the directory was changed, and when it was read.
+    read: Option<(Option<Changed>, Mono)>,
+    /// Evidence that was there; `None`: nobody looked yet.
+    known: Option<HashSet<PathBuf>>,
+}
+
+/// When a directory was changed, by the file system.
+type Changed = (i64, i64);
+
+impl Notebook {
+    /// Reads the evidence where it changed, and enters in the audit log what is news.
+    async fn take_notice(&mut self, source: &Arc<StatusSource>) {
+        let dir = lock(&source.settings).gateway.drill_path();
+        let now = source.clock.mono();
+        let again = self.read.is_none_or(|(_, at)| now.since(at) >= READ_AGAIN);
+        let before = self.read.and_then(|(changed, _)| changed);
+        let look = move || {
+            let found = changed(&dir);
+            (again || found != before).then(|| (found, drill::held(&dir)))
+        };
+        let Ok(Some((found, held))) = tokio::task::spawn_blocking(look).await else {
+            // Nothing is new; or the runtime is ending.
             return;
+        };
+        self.read = Some((found, now));
+        match held {
+            Ok(held) => {
+                for drill in self.news(&held) {
+                    enter(source, drill);
+                }
+                if let Some(last) = drill::last(&held) {
+                    lock(&source.drills.0).last = Some(last.clone());
+                }
+            }
+            Err(e) => log::warn!("the last drill is not known: {}", explain(&e)),
         }
-        // The runtime is ending.
-        Err(_) => return,
-    };
-    let Some(last) = last else { return };
+    }
+
+    /// Those of `held` that are not entered yet. Of what was held before this agent started only
+    /// the newest may be missing in the log, which knows it by its key.
+    fn news<'a>(&mut self, held: &'a [LastDrill]) -> Vec<&'a LastDrill> {
+        let all = held.iter().map(|d| d.evidence.clone()).collect();
+        match self.known.replace(all) {
+            None => held.last().into_iter().collect(),
+            Some(known) => {
+                let is_new = |d: &&LastDrill| !known.contains(&d.evidence);
+                held.iter().filter(is_new).collect()
+            }
+        }
+    }
+}
+
+/// `None`: it is not there.
+fn changed(dir: &Path) -> Option<Changed> {
+    let meta = dir.metadata().ok()?;
+    Some((meta.mtime(), meta.mtime_nsec()))
+}
+
+fn enter(source: &StatusSource, drill: &LastDrill) {
     let details = json!({
-        "began": last.began,
-        "reason": last.reason,
-        "passed": last.passed,
-        "scenarios": last.scenarios,
-        "failed": last.failed,
-        "slowest_ms": last.slowest_ms,
-        "evidence": last.evidence,
+        "began": drill.began,
+        "reason": drill.reason,
+        "sabotage": drill.sabotage,
+        "passed": drill.passed,
+        "scenarios": drill.scenarios,
+        "failed": drill.failed,
+        "slowest_ms": drill.slowest_ms,
+        "evidence": drill.evidence,
     });
     let audit = source.diary.audit();
-    audit.note_once(&last.began, "drill", &last.operator, details);
-    lock(&source.drills.0).last = Some(last);
+    audit.note_once(&drill.began, "drill", &drill.operator, details);
 }
 
 /// Why it could not be held, if so. One that failed was held.
 async fn hold(
     source: &StatusSource,
     settings: &Settings,
-    config: &std::path::Path,
+    config: &Path,
     stopping: &watch::Receiver<bool>,
 ) -> Option<String> {
     let child = match start(settings, config) {
@@ -221,7 +275,7 @@ async fn attend(
     }
 }
 
-fn start(settings: &Settings, config: &std::path::Path) -> io::Result<Child> {
+fn start(settings: &Settings, config: &Path) -> io::Result<Child> {
     Command::new(std::env::current_exe()?)
         .args(["drill", "--scheduled", "--json", "--home"])
         .arg(&settings.drill.home)
@@ -255,12 +309,32 @@ mod tests {
             began_ms,
             operator: String::new(),
             reason: String::new(),
+            sabotage: false,
             passed: true,
             scenarios: 1,
             failed: Vec::new(),
             slowest_ms: 1.0,
             evidence: PathBuf::new(),
         }
+    }
+
+    #[test]
+    fn each_drill_is_news_once_and_of_those_before_the_start_the_newest() {
+        let drill = |n: i64| LastDrill {
+            evidence: PathBuf::from(format!("drill-{n}.json")),
+            ..last(n)
+        };
+        let mut notebook = Notebook::default();
+        let began = |news: Vec<&LastDrill>| news.iter().map(|d| d.began_ms).collect::<Vec<_>>();
+        let mut held = vec![drill(1), drill(2)];
+        assert_eq!(began(notebook.news(&held)), [2]);
+        assert!(notebook.news(&held).is_empty());
+        held.extend([drill(3), drill(4)]);
+        assert_eq!(began(notebook.news(&held)), [3, 4]);
+        // The oldest goes, and one is held while the clock stands in the past.
+        held.remove(0);
+        held.insert(0, drill(0));
+        assert_eq!(began(notebook.news(&held)), [0]);
     }
 
     fn day(n: i64) -> Wall {

@@ -22,6 +22,9 @@ pub struct Evidence {
     pub operator: String,
     /// `operator` or `schedule`.
     pub reason: String,
+    /// A row was taken away on purpose: it was to fail, and says nothing of the gateway.
+    #[serde(default)]
+    pub sabotage: bool,
     /// When it began, RFC 3339 in UTC.
     pub began: String,
     /// The same, in milliseconds since 1970-01-01 UTC.

@@ -20,7 +20,7 @@ const HTML: &str = ".html";
 /// Evidence is a few KiB; more is none.
 const MOST: u64 = 4 << 20;
 
-/// What status says of the last drill.
+/// A drill that was held, as status tells of the last one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LastDrill {
     /// When it began, RFC 3339 in UTC.
@@ -31,6 +31,9 @@ pub struct LastDrill {
     pub operator: String,
     /// `operator` or `schedule`.
     pub reason: String,
+    /// A row was taken away on purpose.
+    #[serde(default)]
+    pub sabotage: bool,
     /// Every scenario passed.
     pub passed: bool,
     /// How many scenarios were held.
@@ -52,6 +55,7 @@ impl LastDrill {
             began_ms: e.began_ms,
             operator: e.operator.clone(),
             reason: e.reason.clone(),
+            sabotage: e.sabotage,
             passed: e.passed,
             scenarios: e.scenarios.len(),
             failed: (each.clone().filter(failed))
@@ -88,22 +92,29 @@ pub fn keep(dir: &Path, evidence: &Evidence) -> Result<PathBuf, DrillError> {
     Ok(path)
 }
 
-/// The newest evidence in `dir` that can be read; `None` where there is none.
+/// The drills of which there is evidence in `dir` that can be read, oldest first, at most [`KEPT`].
 ///
 /// # Errors
 /// The directory cannot be read.
-pub fn last(dir: &Path) -> Result<Option<LastDrill>, DrillError> {
+pub fn held(dir: &Path) -> Result<Vec<LastDrill>, DrillError> {
     if !dir.exists() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    for name in names(dir)?.iter().rev().take(KEPT) {
+    let names = names(dir)?;
+    let mut held = Vec::new();
+    for name in &names[names.len().saturating_sub(KEPT)..] {
         let path = dir.join(name);
         match read(&path) {
-            Ok(e) => return Ok(Some(LastDrill::of(&e, &path))),
+            Ok(e) => held.push(LastDrill::of(&e, &path)),
             Err(why) => log::warn!("{} is no evidence: {why}", path.display()),
         }
     }
-    Ok(None)
+    Ok(held)
+}
+
+/// The newest that says how the gateway would fare: one that was sabotaged does not.
+pub fn last(held: &[LastDrill]) -> Option<&LastDrill> {
+    held.iter().rfind(|drill| !drill.sabotage)
 }
 
 fn read(path: &Path) -> Result<Evidence, String> {
@@ -152,6 +163,7 @@ mod tests {
             gateway: "plant-7".to_owned(),
             operator: "maria".to_owned(),
             reason: "operator".to_owned(),
+            sabotage: false,
             began: Wall::from_millis(began_ms).to_string(),
             began_ms,
             synchronised: true,
@@ -169,14 +181,16 @@ mod tests {
     fn the_newest_is_the_last_and_the_oldest_go() {
         let home = tempfile::tempdir().expect("temp dir");
         let dir = home.path().join("drill");
-        assert_eq!(last(&dir).expect("nothing"), None);
+        assert_eq!(held(&dir).expect("nothing"), Vec::new());
         let day = 86_400_000;
         for n in 0..KEPT as i64 + 3 {
             keep(&dir, &evidence(1_767_225_600_000 + n * day, n % 2 == 0)).expect("keep");
         }
         let found = std::fs::read_dir(&dir).expect("list").count();
         assert_eq!(found, KEPT * 2, "a page beside each");
-        let newest = last(&dir).expect("read").expect("one");
+        let all = held(&dir).expect("read");
+        assert_eq!(all.len(), KEPT);
+        let newest = last(&all).expect("one");
         assert_eq!(newest.began_ms, 1_767_225_600_000 + (KEPT as i64 + 2) * day);
         assert!(newest.evidence.exists());
     }
@@ -190,8 +204,37 @@ mod tests {
         let medium = Medium::open(&dir).expect("medium");
         for bytes in [&b"{"[..], b"[1]", b"{\"format\":9}", b""] {
             medium.replace(&later, bytes).expect("write");
-            let found = last(&dir).expect("read").expect("the one before");
+            let all = held(&dir).expect("read");
+            let found = last(&all).expect("the one before");
             assert_eq!(found.began_ms, 1_767_225_600_000);
         }
+    }
+
+    #[test]
+    fn a_drill_that_was_sabotaged_is_kept_and_is_not_the_last_one() {
+        let home = tempfile::tempdir().expect("temp dir");
+        let dir = home.path().join("drill");
+        keep(&dir, &evidence(1_767_225_600_000, true)).expect("keep");
+        let sabotaged = Evidence {
+            sabotage: true,
+            ..evidence(1_767_312_000_000, false)
+        };
+        keep(&dir, &sabotaged).expect("keep");
+        let all = held(&dir).expect("read");
+        assert_eq!(all.len(), 2);
+        assert!(last(&all).expect("the one before").passed);
+    }
+
+    #[test]
+    fn evidence_of_an_earlier_version_is_read() {
+        let home = tempfile::tempdir().expect("temp dir");
+        let dir = home.path().join("drill");
+        let path = keep(&dir, &evidence(1_767_225_600_000, true)).expect("keep");
+        let text = std::fs::read_to_string(&path).expect("text");
+        let before = text.replace("\"sabotage\": false,", "");
+        assert_ne!(text, before);
+        let medium = Medium::open(&dir).expect("medium");
+        medium.replace(&path, before.as_bytes()).expect("write");
+        assert_eq!(held(&dir).expect("read").len(), 1);
     }
 }

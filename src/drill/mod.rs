@@ -26,7 +26,7 @@ pub use error::DrillError;
 pub use evidence::{
     BackupUsed, EVIDENCE_FORMAT, Evidence, Outcome, Phase, PhaseName, Rows, Verdict,
 };
-pub use history::{KEPT, LastDrill, keep, last};
+pub use history::{KEPT, LastDrill, held, keep, last};
 pub use home::{Home, HomeError, Live};
 pub use idle::be_idle;
 pub use page::html;

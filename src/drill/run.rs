@@ -125,6 +125,7 @@ pub fn run(options: &Options<'_>, stop: &Stop<'_>, say: &Say<'_>) -> Result<Evid
         gateway: gateway.id.clone(),
         operator: options.operator.clone(),
         reason: options.reason.clone(),
+        sabotage: options.sabotage,
         began: began_at.to_string(),
         began_ms: began_at.as_millis(),
         synchronised: clock.is_synchronised(),

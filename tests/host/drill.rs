@@ -292,6 +292,36 @@ fn the_report_is_one_page_that_asks_nobody_and_status_and_audit_know_of_the_dril
     agent.stop();
 }
 
+#[test]
+fn a_running_agent_takes_up_every_drill_and_a_sabotaged_one_is_not_the_last() {
+    let world = World::new();
+    let mut agent = world.live.serving();
+    // It has looked, and found none.
+    agent.wait_for("a look", |s| {
+        s["supply"] == "Good" && s["uptime_s"].as_u64() > Some(0)
+    });
+    let (code, good) = world.evidence("wal-random", &[]);
+    assert_eq!(code, Some(0), "{good:#}");
+    let (code, bad) = world.evidence("wal-random", &["--sabotage"]);
+    assert_eq!(code, Some(1), "{bad:#}");
+    assert_eq!(bad["sabotage"], true);
+    let entries = poll("both in the audit log", || {
+        let shown = world.live.holdup(&["audit", "show", "--json"]);
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        let drills = shown.lines().filter(|l| l.contains("\"drill\""));
+        let drills: Vec<_> = drills.map(str::to_owned).collect();
+        (drills.len() == 2).then_some(drills)
+    });
+    assert!(entries[1].contains("\"sabotage\":true"), "{entries:?}");
+    let status = agent.wait_for("the last drill", |s| s["drill"]["last"].is_object());
+    let last = &status["drill"]["last"];
+    assert_eq!(
+        (&last["began"], &last["passed"]),
+        (&good["began"], &Value::Bool(true))
+    );
+    agent.stop();
+}
+
 /// A drill that has got as far as its gateway's agent.
 fn under_way(world: &World) -> Child {
     let child = world
