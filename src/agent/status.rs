@@ -14,9 +14,7 @@ use crate::clock::Clock;
 use crate::config::{Settings, Source};
 use crate::durable::Medium;
 use crate::guard::{DatabaseView, LastOutage, Machine, Shared, read_only};
-use crate::power::{
-    Assessment, Budget, MOST_REASONS, Others, Reason, Situation, State, assess,
-};
+use crate::power::{Assessment, Budget, MOST_REASONS, Others, Reason, Situation, State, assess};
 use crate::queue::QueueDesk;
 use crate::recovery::Report;
 use crate::store::{LedgerView, Orders, StoreState};

@@ -32,8 +32,9 @@ use super::part::{PART, own_alone, tidy, tidy_work, with_part};
 use super::site::Site;
 use super::source::{Source, Unpacked, is_its_own};
 use super::space::{device, enough, expected};
+use super::trail::{Leaving, Trail};
 use super::tree::{Avoid, FoundKind, Met, Walked, attributes};
-use super::verify::read_back;
+use super::verify::{ReadBack, read_along};
 use super::{
     ArchiveName, BackupError, DatabaseEntry, HOW_TO_OPEN, Kind, MANIFEST, MANIFEST_FORMAT,
     Manifest, OneTime, Passed, Recipient, Role, Verified,
@@ -140,7 +141,7 @@ struct Run<'a> {
     most: u64,
 }
 
-type Writer<'a> = ArchiveWriter<Bulk<'a>>;
+type Writer<'a> = ArchiveWriter<Leaving<'a>>;
 
 /// A copy's check, beside its packing or before it.
 enum Checking<'scope> {
@@ -152,13 +153,44 @@ impl Run<'_> {
     fn run(&mut self) -> Result<Made, BackupError> {
         let avoid = self.avoid();
         self.look_for_room(&avoid)?;
-        let (site, medium) = (self.site, self.medium);
-        let key = OneTime::new();
+        let (site, key, trail) = (self.site, OneTime::new(), Trail::new());
         let mut recipients = self.request.recipients.to_vec();
         recipients.push(key.recipient());
-        let write_failed = BackupError::io("write", &self.part);
-        let out = Bulk::create(&self.part, medium, site.gate, site.stop)?;
-        let mut archive = ArchiveWriter::new(out, &recipients).map_err(write_failed)?;
+        let out = Bulk::create(&self.part, self.medium, site.gate, site.stop)?;
+        let out = Leaving::new(out, &trail);
+        let (part, most, began) = (self.part.clone(), self.most, site.clock.mono());
+        let (packed, found) = thread::scope(|scope| {
+            // What is on the medium is read back while the rest is still being made.
+            let reading = scope.spawn(|| {
+                let identities = [key.identity().clone()];
+                read_along(&part, &identities, most, site, &trail)
+            });
+            let packed = self.pack(out, &recipients, &avoid);
+            let found = reading
+                .join()
+                .unwrap_or_else(|_| Err(self.odd("its reading back panicked".to_owned())));
+            (packed, found)
+        });
+        packed?;
+        self.compare(&found?)?;
+        let took = site.clock.mono().since(began);
+        self.manifest.verified = Some(Verified {
+            at: site.clock.wall().to_string(),
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        });
+        self.publish()
+    }
+
+    /// Writes all of it to `out`.
+    fn pack(
+        &mut self,
+        out: Leaving<'_>,
+        recipients: &[Recipient],
+        avoid: &Avoid,
+    ) -> Result<(), BackupError> {
+        let site = self.site;
+        let mut archive =
+            ArchiveWriter::new(out, recipients).map_err(BackupError::io("write", &self.part))?;
         self.text(&mut archive, HOW_TO_OPEN, HOW_TO.as_bytes())?;
         let mut names = HashSet::new();
         for (number, source) in self.request.databases.iter().enumerate() {
@@ -169,7 +201,7 @@ impl Run<'_> {
                 Err(Unpacked::Failed(e)) => return Err(e),
             }
         }
-        self.trees(&mut archive, &avoid)?;
+        self.trees(&mut archive, avoid)?;
         let manifest = self
             .manifest
             .to_bytes()
@@ -178,40 +210,25 @@ impl Run<'_> {
         let (out, mut facts) = archive
             .finish()
             .map_err(BackupError::io("write", &self.part))?;
-        out.finish()?;
+        out.finish(|| (site.say)("reading it back"))?;
         facts.manifest_sha256 = hex(&Sha256::digest(&manifest));
         self.manifest.archive = Some(facts);
-        self.read_back(&key)?;
-        self.publish()
+        Ok(())
     }
 
-    /// The written bytes are decrypted again; what comes out is what went in, or there is no
+    /// The written bytes were decrypted again; what came out is what went in, or there is no
     /// backup.
-    fn read_back(&mut self, key: &OneTime) -> Result<(), BackupError> {
-        (self.site.say)("reading it back");
-        let began = self.site.clock.mono();
-        let no = |why: &str| BackupError::NotVerified {
-            path: self.part.clone(),
-            why: why.to_owned(),
-        };
-        let identities = [key.identity().clone()];
-        let found = read_back(&self.part, &identities, self.most, self.site)?;
+    fn compare(&self, found: &ReadBack) -> Result<(), BackupError> {
+        let no = |why: &str| Err(self.odd(why.to_owned()));
         let Some(facts) = &self.manifest.archive else {
-            return Err(no("it was not written"));
+            return no("it was not written");
         };
         if (found.bytes, &found.sha256) != (facts.bytes, &facts.sha256) {
-            return Err(no(
-                "its bytes on the medium are not those that were written",
-            ));
+            return no("its bytes on the medium are not those that were written");
         }
         if found.manifest_sha256 != facts.manifest_sha256 {
-            return Err(no("its manifest is not the one that was written"));
+            return no("its manifest is not the one that was written");
         }
-        let took = self.site.clock.mono().since(began);
-        self.manifest.verified = Some(Verified {
-            at: self.site.clock.wall().to_string(),
-            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-        });
         Ok(())
     }
 

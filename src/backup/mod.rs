@@ -19,6 +19,7 @@ mod copy;
 mod create;
 mod error;
 mod escape;
+mod hashing;
 pub mod health;
 mod hex;
 mod job;
@@ -38,6 +39,7 @@ pub mod state;
 pub mod target;
 #[cfg(test)]
 mod tests;
+mod trail;
 mod tree;
 mod verify;
 

@@ -16,8 +16,10 @@ use crate::durable::enter;
 
 use super::archive::{EntryKind, Limits, Reader};
 use super::escape::escape;
+use super::hashing::Hashing;
 use super::hex::hex;
 use super::site::Site;
+use super::trail::Trail;
 use super::{BackupError, FileKind, HOW_TO_OPEN, Identity, MANIFEST, Manifest};
 
 /// Read at once.
@@ -49,19 +51,41 @@ pub fn read_back(
     most: u64,
     site: &Site<'_>,
 ) -> Result<ReadBack, BackupError> {
+    read(archive, identities, most, site, None)
+}
+
+/// The same of an archive that is still being written: each piece as soon as it is on the medium.
+///
+/// # Errors
+/// The same, or its writer gave up.
+pub(super) fn read_along(
+    archive: &Path,
+    identities: &[Identity],
+    most: u64,
+    site: &Site<'_>,
+    trail: &Trail,
+) -> Result<ReadBack, BackupError> {
+    read(archive, identities, most, site, Some(trail))
+}
+
+fn read(
+    archive: &Path,
+    identities: &[Identity],
+    most: u64,
+    site: &Site<'_>,
+    trail: Option<&Trail>,
+) -> Result<ReadBack, BackupError> {
     let file = File::open(archive).map_err(BackupError::io("open", archive))?;
-    // Only what is on the medium counts; where that cannot be asked for, the cache is read.
-    if let Err(e) = fadvise(&file, 0, None, Advice::DontNeed) {
-        log::debug!("the cache of {} is not dropped: {e}", archive.display());
-    }
     let no = |why: String| BackupError::NotVerified {
         path: archive.to_owned(),
         why,
     };
     let mut source = Gated {
         from: file,
-        hash: Sha256::new(),
+        hash: Hashing::of(u64::MAX),
         bytes: 0,
+        upto: 0,
+        trail,
         site,
     };
     let mut seen: HashMap<String, Seen> = HashMap::new();
@@ -82,7 +106,7 @@ pub fn read_back(
         let kind = match &entry.kind {
             EntryKind::File => {
                 let size = entry.size;
-                let sha256 = hash(&mut entry, site).map_err(|e| entry.explain(e))?;
+                let sha256 = hash(&mut entry, size, site).map_err(|e| entry.explain(e))?;
                 Seen::File(size, sha256)
             }
             EntryKind::Directory => Seen::Directory,
@@ -100,7 +124,7 @@ pub fn read_back(
     io::copy(&mut source, &mut io::sink()).map_err(BackupError::io("read", archive))?;
     Ok(ReadBack {
         bytes: source.bytes,
-        sha256: hex(&source.hash.finalize()),
+        sha256: source.hash.finish(),
         manifest_sha256: hex(&Sha256::digest(&bytes)),
         manifest,
     })
@@ -140,31 +164,56 @@ fn compare(manifest: &Manifest, mut seen: HashMap<String, Seen>) -> Result<(), S
     }
 }
 
-fn hash(from: &mut impl Read, site: &Site<'_>) -> io::Result<String> {
-    let mut hash = Sha256::new();
+fn hash(from: &mut impl Read, size: u64, site: &Site<'_>) -> io::Result<String> {
+    let mut hash = Hashing::of(size);
     let mut buffer = vec![0; READ];
     loop {
         let n = from.read(&mut buffer)?;
         if n == 0 {
-            return Ok(hex(&hash.finalize()));
+            return Ok(hash.finish());
         }
         hash.update(&buffer[..n]);
         (site.progress)(n as u64);
     }
 }
 
-/// The file, which is not read while power fails.
+/// The file, which is not read while power fails, nor further than it is on the medium.
 struct Gated<'a> {
     from: File,
-    hash: Sha256,
+    hash: Hashing,
     bytes: u64,
+    /// So many may be read before it is asked again how many there are.
+    upto: u64,
+    trail: Option<&'a Trail>,
     site: &'a Site<'a>,
+}
+
+impl Gated<'_> {
+    /// Waits for more; only what is on the medium counts.
+    fn ask(&mut self) -> io::Result<()> {
+        let from = self.bytes;
+        self.upto = match self.trail {
+            Some(trail) => trail.beyond(from)?,
+            None => u64::MAX,
+        };
+        // To the end, also of a page that is not full. Where that cannot be asked for, the cache
+        // is read.
+        if let Err(e) = fadvise(&self.from, from, None, Advice::DontNeed) {
+            log::debug!("the cache of an archive is not dropped: {e}");
+        }
+        Ok(())
+    }
 }
 
 impl Read for Gated<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.bytes == self.upto {
+            self.ask()?;
+        }
+        let left = usize::try_from(self.upto - self.bytes).unwrap_or(usize::MAX);
+        let most = left.min(buf.len());
         let pass = enter(self.site.gate, self.site.stop)?;
-        let n = self.from.read(buf)?;
+        let n = self.from.read(&mut buf[..most])?;
         drop(pass);
         self.hash.update(&buf[..n]);
         self.bytes += n as u64;

@@ -71,6 +71,11 @@ impl<'a> Bulk<'a> {
         self.written
     }
 
+    /// Bytes of it that are on the medium.
+    pub fn synced(&self) -> u64 {
+        self.written - self.unsynced as u64
+    }
+
     /// Everything written, and the file's name, is on the medium.
     pub fn finish(mut self) -> Result<u64, DurableError> {
         let pass = enter(self.gate, self.stop).map_err(|e| fault("finish", &self.path, e))?;

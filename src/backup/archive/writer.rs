@@ -11,10 +11,9 @@ use std::path::Path;
 
 use age::Encryptor;
 use age::stream::StreamWriter;
-use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
-use crate::backup::hex::hex;
+use crate::backup::hashing::Hashing;
 use crate::backup::{ArchiveFacts, Recipient};
 
 /// zstd's level: above it the time grows faster than the size falls.
@@ -65,7 +64,7 @@ impl<W: Write> ArchiveWriter<W> {
     pub fn new(out: W, recipients: &[Recipient]) -> io::Result<Self> {
         let counted = Counted {
             out,
-            hash: Sha256::new(),
+            hash: Hashing::of(u64::MAX),
             bytes: 0,
         };
         let keys = recipients.iter().map(Recipient::key);
@@ -95,13 +94,13 @@ impl<W: Write> ArchiveWriter<W> {
         let mut exact = Exact {
             from,
             left: bytes,
-            hash: Sha256::new(),
+            hash: Hashing::of(bytes),
             ended_early: false,
         };
         self.tar.append_data(&mut header, path(name), &mut exact)?;
         Ok(Written {
             bytes,
-            sha256: hex(&exact.hash.finalize()),
+            sha256: exact.hash.finish(),
             ended_early: exact.ended_early,
         })
     }
@@ -137,7 +136,7 @@ impl<W: Write> ArchiveWriter<W> {
         let counted = self.tar.into_inner()?.finish()?.finish()?;
         let facts = ArchiveFacts {
             bytes: counted.bytes,
-            sha256: hex(&counted.hash.finalize()),
+            sha256: counted.hash.finish(),
             manifest_sha256: String::new(),
         };
         Ok((counted.out, facts))
@@ -161,7 +160,7 @@ fn header(kind: EntryType, a: Attributes) -> Header {
 /// The ciphertext, counted and hashed on its way.
 struct Counted<W> {
     out: W,
-    hash: Sha256,
+    hash: Hashing,
     bytes: u64,
 }
 
@@ -182,7 +181,7 @@ impl<W: Write> Write for Counted<W> {
 struct Exact<'a> {
     from: &'a mut dyn Read,
     left: u64,
-    hash: Sha256,
+    hash: Hashing,
     ended_early: bool,
 }
 
