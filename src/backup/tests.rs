@@ -427,6 +427,58 @@ fn a_cut_at_any_operation_leaves_no_half_backup_and_the_next_run_tidies_up() {
     assert!(cuts > 10, "{cuts}");
 }
 
+/// As `holdup backup prune` and the agent do it: all but the newest go.
+fn prune_all(w: &World, medium: &Medium) -> Result<(), BackupError> {
+    let cause = prune::Cause::Rule(retention::Rule { last: 1, days: 0 });
+    for one in prune::candidates(&w.to(), "plant-7", cause, w.clock.wall())? {
+        prune::remove(&one, medium)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_cut_at_any_operation_of_a_prune_leaves_no_half_backup_and_the_next_run_finishes() {
+    let w = World::new();
+    let db = w.store("edge_store.db", 20);
+    let mut last = None;
+    for _ in 0..3 {
+        last = Some(w.create(&[source(&db)], &[]).expect("create").name);
+        w.clock.advance(std::time::Duration::from_secs(60));
+    }
+    let last = last.expect("three");
+    let before: Vec<_> = fs::read_dir(w.to())
+        .expect("list")
+        .map(|e| e.expect("entry").path())
+        .map(|path| (fs::read(&path).expect("read"), path))
+        .collect();
+    for cut in 0.. {
+        for (bytes, path) in &before {
+            crate::durable::write_own(path, bytes).expect("as it was");
+        }
+        let medium = Medium::open(&w.to()).expect("medium");
+        medium.cut_after(cut);
+        let done = prune_all(&w, &medium);
+        let left = list(&w.to()).expect("list");
+        for one in &left {
+            let told = one.counts() || one.standing == Standing::Pruning;
+            assert!(told, "cut {cut}: {} is {:?}", one.name, one.standing);
+        }
+        let last_counts =
+            |all: &[catalogue::Listed]| all.iter().any(|l| l.name == last && l.counts());
+        assert!(last_counts(&left), "cut {cut}");
+        let medium = Medium::open(&w.to()).expect("medium");
+        prune_all(&w, &medium).expect("the next run");
+        let left = list(&w.to()).expect("list");
+        assert!(left.len() == 1 && last_counts(&left), "cut {cut}");
+        let files = fs::read_dir(w.to()).expect("list").count();
+        assert_eq!(files, 2, "cut {cut}: nothing else is left");
+        if done.is_ok() {
+            assert!(cut > 10, "{cut}");
+            return;
+        }
+    }
+}
+
 #[test]
 fn power_that_fails_in_the_middle_lets_go_of_the_original_and_the_copy_begins_again() {
     let w = World::new();

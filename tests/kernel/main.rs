@@ -22,6 +22,7 @@ mod gpio_sim;
 #[path = "../support/home.rs"]
 #[expect(dead_code, reason = "a world that tests/host uses more of")]
 mod home;
+mod kills;
 #[path = "../support/logged_disk.rs"]
 mod logged_disk;
 mod readonly;
