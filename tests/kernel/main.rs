@@ -19,6 +19,7 @@ mod foreign;
 mod full_disk;
 mod gpio;
 mod gpio_sim;
+mod hand_on;
 #[path = "../support/home.rs"]
 #[expect(dead_code, reason = "a world that tests/host uses more of")]
 mod home;
