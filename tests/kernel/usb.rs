@@ -29,15 +29,15 @@ fn run(program: &str, args: &[&str]) -> Result<String, String> {
 }
 
 /// A labelled file system on a loop device; unplugged when dropped.
-struct Stick {
+pub(crate) struct Stick {
     home: tempfile::TempDir,
-    label: String,
+    pub(crate) label: String,
     device: String,
     link: PathBuf,
 }
 
 impl Stick {
-    fn plug(mib: u64, name: &str) -> Result<Self, String> {
+    pub(crate) fn plug(mib: u64, name: &str) -> Result<Self, String> {
         let home = tempfile::tempdir().map_err(|e| e.to_string())?;
         // With a blank, which udev writes in its own way.
         let label = format!("H {name} {}", std::process::id() % 100_000);
@@ -61,7 +61,7 @@ impl Stick {
         })
     }
 
-    fn image(&self) -> PathBuf {
+    pub(crate) fn image(&self) -> PathBuf {
         self.home.path().join("stick.img")
     }
 }
@@ -95,7 +95,7 @@ fn gateway(more: &str) -> (Home, Identity) {
     (home, key)
 }
 
-fn mounted(label: &str) -> bool {
+pub(crate) fn mounted(label: &str) -> bool {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
     mounts.contains(&label.replace(' ', "\\\\x20"))
         || mounts.contains(&label.replace(' ', "\\134x20"))
