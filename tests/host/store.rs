@@ -7,7 +7,7 @@ use std::time::Duration;
 use holdup::clock::{ManualClock, Wall};
 use holdup::config::StoreSettings;
 use holdup::durable::Closer;
-use holdup::store::{Mode, OrderError, StoreError, StoreState};
+use holdup::store::{Mode, OrderError, Retract, RetractError, StoreError, StoreState};
 
 use crate::store_world::{SETTINGS, Told, World, chunk, until};
 
@@ -126,6 +126,41 @@ fn nothing_is_written_while_the_gate_is_closed_but_the_plans_checkpoint() {
     store.orders().retry_now();
     until("resumed", || told.upto() == 10);
     assert_eq!(world.rows(), 10);
+}
+
+#[test]
+fn neither_a_routine_checkpoint_nor_retention_passes_a_closed_gate() {
+    let world = World::new();
+    let store = world.start(SETTINGS);
+    let told = Arc::new(Told::default());
+    for n in 0..8 {
+        store.intake().submit(chunk(&told, n * 500 + 1, 500, None));
+    }
+    until("stored", || told.upto() == 4000);
+    world.gate.close(Closer::Power);
+    assert!(world.gate.wait_quiet(SOON));
+    let look = || {
+        let wal = world.home.path().join("edge_store.db-wal");
+        let db = std::fs::metadata(world.path()).expect("stat");
+        let wal = std::fs::read(wal).expect("read");
+        (wal, db.mtime_nsec(), db.mtime(), db.len())
+    };
+    let before = look();
+    // Both are due now.
+    store.orders().set_wal_limit(1);
+    store.orders().reconfigure(StoreSettings {
+        max_bytes: Some(1),
+        ..SETTINGS
+    });
+    // Each answer is a turn of the writer's; what is due comes between two of them.
+    for _ in 0..50 {
+        let asked = store.orders().retract(Retract::Undo { seq: 1 }, SOON);
+        assert!(matches!(asked, Err(RetractError::GateClosed)), "{asked:?}");
+        std::thread::yield_now();
+    }
+    assert!(look() == before, "written behind the closed gate");
+    world.gate.open(Closer::Power);
+    until("retention did its work", || store.stats().stored == 1);
 }
 
 #[test]
