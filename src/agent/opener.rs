@@ -22,6 +22,10 @@ use super::{AgentError, explain, queue};
 
 /// How often the opener looks whether the agent ends while the gate is closed.
 const GATE_LOOK: Duration = Duration::from_millis(500);
+/// After a recovery that could not be done it is tried again.
+const RECOVER_AGAIN: Duration = Duration::from_secs(30);
+/// Beside the store, beside what every database has.
+const BESIDE_STORE: [&str; 2] = ["-suspect", "-shm"];
 /// A note of why a database is suspected is read up to here.
 const LONGEST_SUSPICION: u64 = 4096;
 
@@ -123,8 +127,13 @@ impl Opener {
             || matches!(&e, AgentError::Restore(e) if e.is_full());
         let held_up = matches!(&e, AgentError::Recovery(e) if e.is_held_up())
             || matches!(&e, AgentError::Restore(RestoreError::Held(_)));
+        let broken = matches!(&e, AgentError::Recovery(e) if !e.is_final());
+        let broken = broken && !stopped && !full && !held_up;
+        if broken {
+            self.say_once(&e);
+        }
         // A recovery is stopped by nobody but an agent that ends, whose plan may still run.
-        if stopped || (ended && closed) {
+        if stopped || (ended && (closed || broken)) {
             Next::End(AgentError::StoppedEarly)
         } else if ended && held_up {
             Next::End(AgentError::StillOpening(
@@ -141,8 +150,20 @@ impl Opener {
             Next::Again
         } else if full {
             Next::Wait(e)
+        } else if broken {
+            // The guard is needed whatever is wrong with the store.
+            self.rest(RECOVER_AGAIN);
+            Next::Again
         } else {
             Next::End(e)
+        }
+    }
+
+    /// Waits so long, or until the agent ends.
+    fn rest(&self, time: Duration) {
+        let until = self.clock.mono() + time;
+        while !self.shared.has_ended() && self.clock.mono() < until {
+            std::thread::park_timeout(GATE_LOOK);
         }
     }
 
@@ -181,6 +202,10 @@ impl Opener {
             self.settings.gateway.queue_path(),
             self.settings.gateway.store_path(),
         );
+        if let Err(e) = self.clear_the_way(&queue, &queue::BESIDE) {
+            log::error!("the queue: {}", explain(&e));
+        }
+        self.clear_the_way(&store, &BESIDE_STORE)?;
         let noted = noted(&queue);
         match self.look_after(&queue, noted.as_deref()) {
             Err(e) if is_stopped(&e) => return Err(e),
@@ -222,6 +247,11 @@ impl Opener {
             }
             None => Ok(opened?),
         }
+    }
+
+    fn clear_the_way(&self, database: &Path, also: &[&str]) -> Result<(), AgentError> {
+        let recoverer = &self.recoverer;
+        Ok(recoverer.clear_the_way(&self.settings, database, also)?)
     }
 
     fn look_after(&self, database: &Path, why: Option<&str>) -> Result<Verdict, AgentError> {

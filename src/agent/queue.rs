@@ -16,6 +16,22 @@ use crate::store::{CheckpointReport, Mode, OrderError, Orders, StoreError};
 
 use super::explain;
 
+/// Beside the queue, beside what every database has; a rebuild's own.
+pub(super) const BESIDE: [&str; 12] = [
+    "-suspect",
+    "-shm",
+    "-swap",
+    "-swap.new",
+    "-rebuilt",
+    "-rebuilt-wal",
+    "-rebuilt-shm",
+    "-rebuilt-journal",
+    "-salvaged",
+    "-salvaged-wal",
+    "-salvaged-shm",
+    "-salvaged-journal",
+];
+
 /// What `holdup status --json` says of the queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueStatus {

@@ -20,7 +20,9 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::durable::{Gate, Medium};
 use crate::recovery::pages::Expected;
-use crate::recovery::{self, Acknowledged, RecoveryError, Report, Request, Site, Verdict, Way};
+use crate::recovery::{
+    self, Acknowledged, RecoveryError, Report, Request, SetAside, Site, Verdict, Way,
+};
 use crate::store::Ledger;
 use crate::{queue, store};
 
@@ -78,6 +80,8 @@ pub(super) struct Recoveries {
     earlier: Vec<Report>,
     /// Since then.
     since: Vec<Report>,
+    /// What stood in the way, since the agent started.
+    aside: Vec<SetAside>,
 }
 
 impl Recoveries {
@@ -86,7 +90,13 @@ impl Recoveries {
         Self {
             earlier: recovery::last_recoveries(evidence),
             since: Vec::new(),
+            aside: Vec::new(),
         }
+    }
+
+    /// What stood in the way, since the agent started.
+    pub(super) fn aside(&self) -> Vec<SetAside> {
+        self.aside.clone()
     }
 
     /// Those since the agent started.
@@ -169,6 +179,34 @@ impl Recoverer {
         Ok(())
     }
 
+    fn site<'a>(&'a self, settings: &Settings, evidence: &'a Path) -> Site<'a> {
+        Site {
+            medium: &self.medium,
+            gate: &self.gate,
+            stop: &self.stop,
+            clock: &*self.clock,
+            evidence,
+            evidence_max: settings.recovery.evidence_max,
+        }
+    }
+
+    /// Sets aside what stands where recovering `database` would put its own files, under the names
+    /// in `also` too.
+    pub(super) fn clear_the_way(
+        &self,
+        settings: &Settings,
+        database: &Path,
+        also: &[&str],
+    ) -> Result<(), RecoveryError> {
+        let evidence = settings.gateway.evidence_path();
+        let site = self.site(settings, &evidence);
+        recovery::clear_the_way(database, also, &site, &mut |aside| {
+            log::error!("{aside}");
+            self.audit.note("recovery.set_aside", AGENT, json!(aside));
+            lock(&self.recovered).aside.push(aside);
+        })
+    }
+
     /// Looks at `database` as bytes and recovers it where anything is off. `suspicion`: what
     /// SQLite said of a file that looks well.
     pub(super) fn look_after(
@@ -177,14 +215,8 @@ impl Recoverer {
         database: &Path,
         suspicion: Option<&str>,
     ) -> Result<Verdict, RecoveryError> {
-        let site = Site {
-            medium: &self.medium,
-            gate: &self.gate,
-            stop: &self.stop,
-            clock: &*self.clock,
-            evidence: &settings.gateway.evidence_path(),
-            evidence_max: settings.recovery.evidence_max,
-        };
+        let evidence = settings.gateway.evidence_path();
+        let site = self.site(settings, &evidence);
         let case = Case {
             database,
             suspicion,

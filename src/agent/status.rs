@@ -16,7 +16,7 @@ use crate::durable::Medium;
 use crate::guard::{DatabaseView, LastOutage, Machine, Shared, read_only};
 use crate::power::{Assessment, Budget, MOST_REASONS, Others, Reason, Situation, State, assess};
 use crate::queue::QueueDesk;
-use crate::recovery::Report;
+use crate::recovery::{Report, SetAside};
 use crate::store::{LedgerView, Orders, StoreState};
 
 use super::audit::Diary;
@@ -122,6 +122,9 @@ pub struct Status {
     /// What was recovered since the agent started.
     #[serde(default)]
     pub recovered: Vec<Report>,
+    /// What stood where files of a recovery belong and was set aside, since the agent started.
+    #[serde(default)]
+    pub set_aside: Vec<SetAside>,
     /// Copies of the databases for recovery.
     #[serde(default)]
     pub snapshots: SnapshotStatus,
@@ -355,9 +358,9 @@ impl StatusSource {
 
     /// The status now.
     pub(super) fn status(&self) -> Status {
-        let (recovered, last_recovered) = {
+        let (recovered, last_recovered, set_aside) = {
             let all = lock(&self.recovered);
-            (all.since(), all.last_of_each())
+            (all.since(), all.last_of_each(), all.aside())
         };
         let assessment = self.assessment();
         let published = self.shared.published();
@@ -414,6 +417,7 @@ impl StatusSource {
             freeze_refused: self.machine.freeze_refusal().map(str::to_owned),
             realtime: self.shared.realtime_threads() == 2,
             recovered,
+            set_aside,
             last_recovered,
             snapshots: lock(&self.snapshots).clone(),
             backup: self.backups.status(),

@@ -184,6 +184,9 @@ fn print(s: &Status, out: &mut dyn Write) -> anyhow::Result<()> {
             format!("{} (priority {}): {}", d.path, d.priority, d.state),
         )?;
     }
+    for aside in &s.set_aside {
+        row(out, "set aside", aside.to_string())?;
+    }
     for report in &s.last_recovered {
         row(out, "recovered", format!("{} {report}", report.at))?;
     }

@@ -38,6 +38,11 @@ impl DurableError {
             Self::Latched(_) => false,
         }
     }
+
+    /// The medium takes nothing any more until the agent is started anew.
+    pub fn is_latched(&self) -> bool {
+        matches!(self, Self::Latched(_))
+    }
 }
 
 /// No room on the file system, or in the quota.
@@ -159,6 +164,19 @@ impl Medium {
             Err(e) => return Err(fault("set aside", path, e.into())),
         };
         rustix::fs::rename(&fresh, path).map_err(|e| fault("rename to", path, e.into()))?;
+        self.sync_parent(path)?;
+        Ok(aside)
+    }
+
+    /// Gives what lies at `path`, whatever it is, a free name beside it, `NAME.damaged` or
+    /// `NAME.damaged-2` and so on, which it answers. It is neither opened nor followed, and nothing
+    /// is overwritten.
+    pub fn set_aside(&self, path: &Path) -> Result<PathBuf, DurableError> {
+        self.healthy()?;
+        let aside = beside(path, |to| {
+            renameat_with(CWD, path, CWD, to, RenameFlags::NOREPLACE)
+        })
+        .map_err(|e| fault("set aside", path, e.into()))?;
         self.sync_parent(path)?;
         Ok(aside)
     }
@@ -370,6 +388,20 @@ mod tests {
         std::os::unix::fs::symlink(&path, &link).expect("link");
         medium.preallocate(&link, 2 << 20).expect_err("a link");
         assert_eq!(std::fs::metadata(&path).expect("stat").len(), 1 << 20);
+    }
+
+    #[test]
+    fn what_is_set_aside_keeps_a_name_and_nothing_is_overwritten() {
+        let home = tempfile::tempdir().expect("temp dir");
+        let medium = Medium::open(home.path()).expect("open");
+        let at = |name: &str| home.path().join(name);
+        for n in ["a.damaged", "a.damaged-2"] {
+            std::fs::create_dir(at("a")).expect("directory");
+            std::fs::create_dir(at("a").join("inner")).expect("directory");
+            assert_eq!(medium.set_aside(&at("a")).expect("set aside"), at(n));
+            assert!(at(n).join("inner").is_dir() && !at("a").exists());
+        }
+        medium.set_aside(&at("missing")).expect_err("nothing there");
     }
 
     #[test]

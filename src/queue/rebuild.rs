@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::clock::Clock;
 use crate::config::QueueSettings;
-use crate::durable::{Gate, Medium};
+use crate::durable::{Gate, Medium, read_own_if_there};
 use crate::store::{Mode, StoreError, companion, keep_evidence, look};
 
 use super::backoff;
@@ -27,6 +27,8 @@ use super::rows::{Met, Row};
 use super::salvaged::{AllRows, Salvage};
 use super::schema::Book;
 
+/// What the journal of a swap says.
+const SAID: &[u8] = b"holdup queue swap 1\n";
 /// Messages in one transaction.
 const STEP: usize = 5_000;
 /// Named one by one in a report at most; the rest is counted.
@@ -396,7 +398,7 @@ fn swap(path: &Path, medium: &Medium) -> Result<(), QueueError> {
     // The staged file's name must last before the journal speaks of it.
     medium
         .sync_parent(path)
-        .and_then(|()| medium.replace(&note, b"holdup queue swap 1\n"))
+        .and_then(|()| medium.replace(&note, SAID))
         .map_err(|source| QueueError::Durable { path: note, source })?;
     finish_swap(path, medium)
 }
@@ -404,8 +406,9 @@ fn swap(path: &Path, medium: &Medium) -> Result<(), QueueError> {
 /// Ends a swap that a cut interrupted; without one it does nothing. Before the queue is opened.
 pub(super) fn finish_swap(path: &Path, medium: &Medium) -> Result<(), QueueError> {
     let note = journal(path);
-    if !note.exists() {
-        return Ok(());
+    let said = read_own_if_there(&note, SAID.len() as u64 * 2).unwrap_or_default();
+    if said.is_none_or(|said| said != SAID) {
+        return forget(&note, medium);
     }
     let fresh = staged(path);
     if fresh.exists() {
@@ -421,6 +424,24 @@ pub(super) fn finish_swap(path: &Path, medium: &Medium) -> Result<(), QueueError
             })?;
     }
     remove(&note, medium)
+}
+
+/// A journal that is none keeps its bytes under another name: what lies beside it replaces nothing.
+fn forget(note: &Path, medium: &Medium) -> Result<(), QueueError> {
+    if note.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    let aside = medium.set_aside(note);
+    let aside = aside.map_err(|source| QueueError::Durable {
+        path: note.to_owned(),
+        source,
+    })?;
+    log::error!(
+        "{} was no note of a rebuild: it was set aside as {}",
+        note.display(),
+        aside.display()
+    );
+    Ok(())
 }
 
 fn remove(path: &Path, medium: &Medium) -> Result<(), QueueError> {

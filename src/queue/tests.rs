@@ -983,6 +983,38 @@ fn rows_that_are_no_messages_are_named_and_the_others_kept_once() {
     assert_eq!((kept[0].message_id.as_str(), kept[0].retry_count), ("a", 3));
 }
 
+#[test]
+fn a_salvaged_queue_that_has_lost_the_version_of_its_table_serves() {
+    let w = fed(20);
+    w.plain()
+        .execute("DELETE FROM holdup_meta WHERE key = 'schema'", [])
+        .expect("lose it");
+    assert_eq!(w.open(SETTINGS).tally.items, 20);
+    let version = || {
+        let sql = "SELECT value FROM holdup_meta WHERE key = 'schema'";
+        w.plain().query_row(sql, [], |r| r.get::<_, i64>(0))
+    };
+    assert_eq!(version(), Ok(1), "it is noted again");
+    // What an agent of tomorrow wrote is another thing than what was lost.
+    w.plain()
+        .execute("UPDATE holdup_meta SET value = 2 WHERE key = 'schema'", [])
+        .expect("newer");
+    w.try_open(SETTINGS).expect_err("a newer one");
+}
+
+#[test]
+fn a_note_of_a_swap_that_nobody_wrote_replaces_no_queue() {
+    let w = fed(20);
+    drop(w.open(SETTINGS));
+    let before = fs::read(w.path()).expect("read");
+    replace(&companion(&w.path(), "-rebuilt"), b"somebody's notes");
+    replace(&companion(&w.path(), "-swap"), b"somebody's notes");
+    rebuild::finish_swap(&w.path(), &w.medium).expect("nothing to finish");
+    assert_eq!(fs::read(w.path()).expect("read"), before);
+    let aside = companion(&w.path(), "-swap.damaged");
+    assert_eq!(fs::read(aside).expect("kept"), b"somebody's notes");
+}
+
 /// Takes minutes: `cargo test --release --lib a_million -- --ignored --nocapture`.
 #[test]
 #[ignore = "a million messages"]

@@ -100,6 +100,20 @@ impl RecoveryError {
         }
     }
 
+    /// Nothing that is tried again later mends it.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Medium(e) | Self::Durable { source: e, .. } => e.is_latched(),
+            Self::Io { .. }
+            | Self::Sqlite { .. }
+            | Self::NoRoom { .. }
+            | Self::Held(_)
+            | Self::Nothing(_)
+            | Self::Alien(_)
+            | Self::Stopped { .. } => false,
+        }
+    }
+
     pub(super) fn stopped(path: &Path) -> Self {
         Self::Stopped {
             path: path.to_owned(),

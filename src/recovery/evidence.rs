@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::durable::{Bulk, read_own};
 
 use super::RecoveryError;
-use super::files::{ALL, Identity, companion, open_existing};
+use super::files::{ALL, Identity, companion, kind_of, open_existing};
 use super::site::Site;
 
 /// Version of the manifest.
@@ -27,6 +27,10 @@ const MANIFEST: &str = "manifest.json";
 pub(super) const REPORT: &str = "report.json";
 /// How the name of a folder ends that is not whole yet.
 const PART: &str = ".part";
+/// Folders of one moment at most.
+const MOST_OF_ONE_TIME: u32 = 10_000;
+/// So often a name that somebody else took is looked for anew.
+const MOST_TRIES: u32 = 100;
 /// Bytes of a manifest at most.
 const LONGEST: u64 = 1 << 24;
 /// Read at once; where that fails, block by block.
@@ -156,7 +160,7 @@ impl Evidence {
     ) -> Result<Option<Self>, RecoveryError> {
         let mut all = all(root)?;
         all.retain(|e| e.manifest.in_use && e.manifest.database == database);
-        Ok(all.pop().filter(|e| !e.dir.join(REPORT).exists()))
+        Ok(all.pop().filter(|e| !e.has_report()))
     }
 
     /// Are the database and its logs still those that were copied, unchanged?
@@ -190,16 +194,29 @@ impl Evidence {
         database: &Path,
         site: &Site<'_>,
     ) -> Result<Option<Self>, RecoveryError> {
-        let newest = all(site.evidence)?.pop().filter(|e| {
-            let m = &e.manifest;
-            let ended = e.dir.join(REPORT).exists();
-            let copied = m.how == How::Copied && !m.files.is_empty();
-            copied && !ended && m.database == database && e.is_there()
+        let mut of_it = all(site.evidence)?;
+        of_it.retain(|e| e.manifest.database == database);
+        let newest = of_it.pop().filter(|e| {
+            let copied = e.manifest.how == How::Copied && !e.manifest.files.is_empty();
+            copied && !e.has_report() && e.is_there()
         });
         let Some(kept) = newest else { return Ok(None) };
         let whole = kept.manifest.files.iter().all(|f| f.unreadable.is_empty());
         let same = whole && as_they_are(database)? == kept.manifest.files;
         Ok(same.then_some(kept))
+    }
+
+    /// Where files of `database` were moved of which nothing came yet.
+    pub(super) fn of_moved(database: &Path, root: &Path) -> Result<Option<Self>, RecoveryError> {
+        let mut of_it = all(root)?;
+        of_it.retain(|e| e.manifest.database == database);
+        let moved = |e: &Self| e.manifest.how == How::Moved && !e.has_report();
+        Ok(of_it.pop().filter(moved))
+    }
+
+    /// Was it said what became of it?
+    pub(super) fn has_report(&self) -> bool {
+        self.dir.join(REPORT).symlink_metadata().is_ok()
     }
 
     /// Are the files there, in their sizes?
@@ -230,19 +247,14 @@ impl Evidence {
         site: &Site<'_>,
     ) -> Result<Self, RecoveryError> {
         let root = site.evidence;
+        is_ours(root)?;
         site.make_dir(root)?;
         let now = site.clock.wall();
-        let number = all(root)?.last().map_or(1, |e| e.manifest.number + 1);
+        let last = all(root)?.pop();
+        let number = last.map_or(1, |e| e.manifest.number.saturating_add(1));
         let stamp = now.to_string().replace(':', "");
-        // Two in one millisecond, or a clock that was set back.
-        let dir = (1..)
-            .map(|n: u32| match n {
-                1 => root.join(&stamp),
-                n => root.join(format!("{stamp}-{n}")),
-            })
-            .find(|dir| !dir.exists())
-            .unwrap_or_else(|| root.join(&stamp));
-        let dir = companion(&dir, PART);
+        let part = free(root, &stamp, &part_of(database))?;
+        let dir = root.join(part);
         site.make_dir(&dir)?;
         Ok(Self {
             dir,
@@ -265,20 +277,81 @@ impl Evidence {
         let text = serde_json::to_vec_pretty(&self.manifest)
             .map_err(|e| cannot("write", &self.dir, io::Error::other(e)))?;
         site.replace(&self.dir.join(MANIFEST), &text)?;
-        let dir = self.dir.with_extension("");
-        site.rename(&self.dir, &dir)?;
+        let stamp = self.manifest.kept_at.replace(':', "");
+        // Another recovery in this folder may take the same name at this moment.
+        let mut tries = 0;
+        let dir = loop {
+            let dir = site.evidence.join(free(site.evidence, &stamp, "")?);
+            match site.rename(&self.dir, &dir) {
+                Ok(()) => break dir,
+                Err(e) if tries == MOST_TRIES || dir.symlink_metadata().is_err() => return Err(e),
+                Err(_) => tries += 1,
+            }
+        };
         Ok(Self { dir, ..self })
     }
 
+    /// What its files take, whatever the manifest says of that.
     fn bytes(&self) -> u64 {
-        self.manifest.files.iter().map(|f| f.bytes).sum()
+        let own = self.manifest.files.iter().filter(|f| !f.name.contains('/'));
+        let sizes = own.filter_map(|f| fs::symlink_metadata(self.dir.join(&f.name)).ok());
+        sizes.map(|m| m.len()).fold(0, u64::saturating_add)
     }
+}
+
+/// How the name of a folder ends that is not whole yet and is to be of `database`: another
+/// recovery, of another database in the same folder, leaves it alone.
+fn part_of(database: &Path) -> String {
+    let name = database.file_name().unwrap_or_default();
+    let hash = hex(&Sha256::digest(name.as_encoded_bytes()));
+    format!("-{}{PART}", &hash[..8])
+}
+
+/// A name under `root` that nothing has: two may come in one millisecond, and a clock may be set
+/// back.
+fn free(root: &Path, stamp: &str, ending: &str) -> Result<String, RecoveryError> {
+    let names = (1..=MOST_OF_ONE_TIME).map(|n| match n {
+        1 => format!("{stamp}{ending}"),
+        n => format!("{stamp}-{n}{ending}"),
+    });
+    let mut free = names.filter(|name| root.join(name).symlink_metadata().is_err());
+    free.next().ok_or_else(|| {
+        let e = io::Error::from(io::ErrorKind::AlreadyExists);
+        cannot("find a name in", root, e)
+    })
 }
 
 fn is_part(dir: &Path) -> bool {
     dir.as_os_str()
         .as_encoded_bytes()
         .ends_with(PART.as_bytes())
+}
+
+/// What is kept elsewhere than it seems, or removed there, is somebody else's: a link in the place
+/// of the folder is refused.
+pub(super) fn is_ours(root: &Path) -> Result<(), RecoveryError> {
+    match fs::symlink_metadata(root) {
+        Ok(m) if m.is_dir() => Ok(()),
+        Ok(m) => {
+            let e = format!("it is {}: move it out of the way", kind_of(&m));
+            Err(cannot("keep evidence in", root, io::Error::other(e)))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(cannot("keep evidence in", root, e)),
+    }
+}
+
+/// The folders under `root`, none of them behind a link.
+fn folders(root: &Path) -> Result<Vec<PathBuf>, RecoveryError> {
+    is_ours(root)?;
+    let entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(cannot("list", root, e)),
+    };
+    let is_folder = |e: &fs::DirEntry| e.file_type().is_ok_and(|t| t.is_dir());
+    let folders = entries.flatten().filter(is_folder);
+    Ok(folders.map(|e| e.path()).collect())
 }
 
 /// `database` and its companions as a manifest lists them.
@@ -295,18 +368,17 @@ fn as_they_are(database: &Path) -> Result<Vec<KeptFile>, RecoveryError> {
     Ok(files)
 }
 
-/// Removes what cuts left half made under the folder of the evidence: the files that it was to be
-/// of are still in their place.
-pub(super) fn clear_parts(site: &Site<'_>) -> Result<(), RecoveryError> {
-    let root = site.evidence;
-    let entries = match fs::read_dir(root) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(cannot("list", root, e)),
-    };
-    let parts = entries.flatten().map(|e| e.path());
-    for dir in parts.filter(|d| is_part(d)) {
-        remove_whole(&dir, site)?;
+/// Removes what cuts left half made of `database` under the folder of the evidence: the files that
+/// it was to be of are still in their place. What cannot be removed is in nobody's way.
+pub(super) fn clear_parts(database: &Path, site: &Site<'_>) -> Result<(), RecoveryError> {
+    let own = part_of(database);
+    let is_own = |dir: &PathBuf| dir.as_os_str().as_encoded_bytes().ends_with(own.as_bytes());
+    for dir in folders(site.evidence)?.into_iter().filter(is_own) {
+        match remove_whole(&dir, site) {
+            Err(e @ RecoveryError::Stopped { .. }) => return Err(e),
+            Err(e) => log::warn!("{} is left half made: {e}", dir.display()),
+            Ok(()) => {}
+        }
     }
     Ok(())
 }
@@ -325,19 +397,13 @@ fn remove_whole(dir: &Path, site: &Site<'_>) -> Result<(), RecoveryError> {
 
 /// Every evidence under `root` that has a manifest, oldest first.
 pub(super) fn all(root: &Path) -> Result<Vec<Evidence>, RecoveryError> {
-    let entries = match fs::read_dir(root) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(cannot("list", root, e)),
-    };
     // What has no manifest that can be read is not ours to count, or to remove.
-    let mut found: Vec<_> = entries
-        .flatten()
-        .map(|e| e.path())
+    let mut found: Vec<_> = folders(root)?
+        .into_iter()
         .filter(|dir| !is_part(dir))
         .filter_map(|dir| Evidence::read(&dir).ok())
         .collect();
-    found.sort_by_key(|e| e.manifest.number);
+    found.sort_by(|a, b| (a.manifest.number, &a.dir).cmp(&(b.manifest.number, &b.dir)));
     Ok(found)
 }
 
@@ -352,17 +418,25 @@ pub(super) fn prune(
     let mut kept = all(root)?;
     kept.pop();
     // Of what has no report yet nothing came so far: it may be all that there is.
-    kept.retain(|e| !needed.contains(&e.dir.as_path()) && e.dir.join(REPORT).exists());
+    kept.retain(|e| !needed.contains(&e.dir.as_path()) && e.has_report());
     let newest = all(root)?.last().map_or(0, Evidence::bytes);
-    let mut total: u64 = kept.iter().map(Evidence::bytes).sum::<u64>() + newest;
+    let all_bytes = kept.iter().map(Evidence::bytes);
+    let mut total = all_bytes.fold(newest, u64::saturating_add);
     let mut removed = Vec::new();
     for old in kept {
         if total <= most {
             break;
         }
-        total -= old.bytes();
-        remove_whole(&old.dir, site)?;
-        removed.push(old.dir);
+        let bytes = old.bytes();
+        match remove_whole(&old.dir, site) {
+            Err(e @ RecoveryError::Stopped { .. }) => return Err(e),
+            // Somebody put something into it: that is for them to remove.
+            Err(e) => log::warn!("old evidence in {} stays: {e}", old.dir.display()),
+            Ok(()) => {
+                total = total.saturating_sub(bytes);
+                removed.push(old.dir);
+            }
+        }
     }
     Ok(removed)
 }

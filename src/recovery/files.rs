@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
@@ -83,6 +83,24 @@ pub(super) fn open_existing(path: &Path, write: bool) -> io::Result<Option<File>
             "it is a directory: move it out of the way",
         )),
         Err(e) => Err(e.into()),
+    }
+}
+
+/// What stands in a file's place, in words.
+pub(super) fn kind_of(m: &fs::Metadata) -> &'static str {
+    let t = m.file_type();
+    if t.is_file() {
+        "a file"
+    } else if t.is_dir() {
+        "a directory"
+    } else if t.is_symlink() {
+        "a link"
+    } else if t.is_fifo() {
+        "a FIFO"
+    } else if t.is_socket() {
+        "a socket"
+    } else {
+        "a device"
     }
 }
 

@@ -20,13 +20,15 @@ pub fn last_recoveries(root: &Path) -> Vec<Report> {
         log::warn!("earlier recoveries are not known: {e}");
         Vec::new()
     });
-    let told = kept.iter().filter_map(|e| read(&e.dir.join(REPORT)));
+    let told = kept.iter().filter_map(|e| told(&e.dir));
     // Oldest first, so that the newest stays.
     let last: BTreeMap<PathBuf, Report> = told.map(|r| (r.database.clone(), r)).collect();
     last.into_values().collect()
 }
 
-fn read(path: &Path) -> Option<Report> {
+/// What the evidence in `dir` says became of its database.
+pub(super) fn told(dir: &Path) -> Option<Report> {
+    let path = &dir.join(REPORT);
     if !fs::symlink_metadata(path).is_ok_and(|m| m.is_file()) {
         return None;
     }

@@ -255,9 +255,13 @@ impl Run<'_> {
         // SQLite would lay what stands there over what is made.
         for suffix in ALL.iter().filter(|s| !s.is_empty()) {
             let beside = companion(&out, suffix);
+            if beside.symlink_metadata().is_err() {
+                continue;
+            }
             if request.way == Way::InPlace {
-                site.remove(&beside)?;
-            } else if beside.symlink_metadata().is_ok() {
+                let aside = site.set_aside(&beside)?;
+                self.took(&format!("set aside {}", aside.display()));
+            } else {
                 let there = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
                 return Err(RecoveryError::io("write beside", &beside)(there));
             }
@@ -391,7 +395,13 @@ impl Run<'_> {
         }
         if !kept.is_empty() {
             let site = self.site;
-            prune(site.evidence_max, &kept, site)?;
+            if self.request.way == Way::InPlace {
+                swap::end(self.request.database, site)?;
+            }
+            // All is done, and said: what is too much goes the next time.
+            if let Err(e) = prune(site.evidence_max, &kept, site) {
+                log::warn!("old evidence stays: {e}");
+            }
         }
         Ok(report)
     }

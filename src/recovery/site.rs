@@ -4,7 +4,7 @@
 //! failure stills a recovery between any two of them.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -74,6 +74,12 @@ impl<'a> Site<'a> {
     pub(super) fn make_dir(&self, path: &Path) -> Result<(), RecoveryError> {
         let _pass = self.enter(path)?;
         Ok(self.medium.make_dir(path)?)
+    }
+
+    /// [`Medium::set_aside`], past the gate.
+    pub(super) fn set_aside(&self, path: &Path) -> Result<PathBuf, RecoveryError> {
+        let _pass = self.enter(path)?;
+        Ok(self.medium.set_aside(path)?)
     }
 
     /// Removes the folder `path`, empty by now, past the gate.

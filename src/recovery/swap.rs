@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::durable::read_own_if_there;
 
 use super::RecoveryError;
-use super::evidence::Evidence;
-use super::files::{ALL, Identity, companion};
+use super::evidence::{Evidence, is_ours};
+use super::files::{ALL, Identity, companion, kind_of};
 use super::site::Site;
 
 /// Bytes of a journal at most.
@@ -95,7 +95,7 @@ struct Entry {
 pub(super) enum Resumed {
     /// There was none.
     Nothing,
-    /// The swap was finished: the new database is in place.
+    /// The swap was finished: the new database is in place. [`end`] is to be called.
     Swapped(PathBuf),
     /// The damaged files lie in this evidence and nothing is in their place.
     InEvidence(PathBuf),
@@ -146,7 +146,8 @@ fn own_like(path: &Path, was: &fs::Metadata) -> io::Result<()> {
     Ok(())
 }
 
-/// Puts the staged database in the place of the damaged one.
+/// Puts the staged database in the place of the damaged one. The journal stays until [`end`]: a cut
+/// before it was said what became of the database must not make that unknown.
 pub(super) fn swap(
     database: &Path,
     evidence: &Evidence,
@@ -165,7 +166,13 @@ pub(super) fn swap(
     finish_swap(database, site)
 }
 
-/// Nothing can be made of the damaged files: their place is emptied for a new database.
+/// It was said what became of the database.
+pub(super) fn end(database: &Path, site: &Site<'_>) -> Result<(), RecoveryError> {
+    site.remove(&journal(database))
+}
+
+/// Nothing can be made of the damaged files: their place is emptied for a new database. The journal
+/// stays until [`end`].
 pub(super) fn clear(
     database: &Path,
     evidence: &Evidence,
@@ -182,23 +189,20 @@ fn finish_clearing(database: &Path, site: &Site<'_>) -> Result<(), RecoveryError
     for suffix in ALL {
         site.remove(&companion(database, suffix))?;
     }
-    site.remove(&journal(database))
+    Ok(())
 }
 
 /// Did a cut interrupt something?
 pub(super) fn is_unfinished(database: &Path) -> bool {
-    journal(database).exists() || staged(database).exists()
+    let there = |path: PathBuf| path.symlink_metadata().is_ok();
+    there(journal(database)) || there(staged(database))
 }
 
-/// Finishes what a cut interrupted.
-pub(super) fn resume(database: &Path, site: &Site<'_>) -> Result<Resumed, RecoveryError> {
+/// What the journal says: where the evidence is, and how far it had come.
+fn noted(database: &Path, site: &Site<'_>) -> Result<Option<(PathBuf, Step)>, RecoveryError> {
     let path = journal(database);
     let found = read_own_if_there(&path, LONGEST).map_err(|e| cannot("read", &path, e))?;
-    let Some(text) = found else {
-        // A staged file without its journal is half made.
-        site.remove(&staged(database))?;
-        return Ok(Resumed::Nothing);
-    };
+    let Some(text) = found else { return Ok(None) };
     let entry: Entry = serde_json::from_slice(&text)
         .map_err(|e| cannot("understand", &path, io::Error::other(e)))?;
     if entry.version != VERSION {
@@ -207,14 +211,64 @@ pub(super) fn resume(database: &Path, site: &Site<'_>) -> Result<Resumed, Recove
     }
     let evidence = folder(database).join(entry.evidence);
     let climbs = evidence.components().any(|c| c == Component::ParentDir);
-    if climbs || !evidence.starts_with(site.evidence) {
+    let elsewhere = climbs || evidence.parent() != Some(site.evidence);
+    let linked = evidence.symlink_metadata().is_ok_and(|m| !m.is_dir());
+    if elsewhere || linked {
         let e = io::Error::other(format!(
             "it names evidence outside {}: whoever wrote it, it was not this recovery; move it away",
             site.evidence.display()
         ));
         return Err(cannot("use", &path, e));
     }
-    match entry.step {
+    is_ours(site.evidence)?;
+    Ok(Some((evidence, entry.step)))
+}
+
+/// Why the journal of `database` says nothing, if so. What may be better at another time (no
+/// right to read it, say) is an error.
+pub(super) fn why_unusable(
+    database: &Path,
+    site: &Site<'_>,
+) -> Result<Option<String>, RecoveryError> {
+    let path = journal(database);
+    if let Ok(m) = path.symlink_metadata()
+        && !m.is_file()
+    {
+        return Ok(Some(kind_of(&m).to_owned()));
+    }
+    match noted(database, site) {
+        Ok(_) => Ok(None),
+        Err(RecoveryError::Io {
+            path: of, source, ..
+        }) if of == path && source.raw_os_error().is_none() => {
+            Ok(Some(format!("no journal of this recovery: {source}")))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// The journal is lost. Where the files that it had moved lie in the evidence, and nobody wrote
+/// others since, there is one again that says so; tells where they are.
+pub(super) fn rejoin(database: &Path, site: &Site<'_>) -> Result<Option<PathBuf>, RecoveryError> {
+    let Some(kept) = Evidence::of_moved(database, site.evidence)? else {
+        return Ok(None);
+    };
+    if is_another(database, &kept.dir)? {
+        return Ok(None);
+    }
+    write(database, &kept.dir, Step::Moving, site)?;
+    Ok(Some(kept.dir))
+}
+
+/// Finishes what a cut interrupted.
+pub(super) fn resume(database: &Path, site: &Site<'_>) -> Result<Resumed, RecoveryError> {
+    let path = journal(database);
+    let Some((evidence, step)) = noted(database, site)? else {
+        // A staged file without its journal is half made.
+        site.remove(&staged(database))?;
+        return Ok(Resumed::Nothing);
+    };
+    match step {
         Step::Moving => {
             if is_another(database, &evidence)? {
                 site.remove(&path)?;
@@ -238,6 +292,10 @@ pub(super) fn resume(database: &Path, site: &Site<'_>) -> Result<Resumed, Recove
                 }
                 (false, _) => Ok(Resumed::InEvidence(evidence)),
             }
+        }
+        // The rename was the last of it: what lies beside the new database is its own.
+        Step::Swapping { .. } if staged(database).symlink_metadata().is_err() => {
+            Ok(Resumed::Swapped(evidence))
         }
         Step::Swapping { old, new, logs } => {
             let now = Identity::of(database).map_err(|e| cannot("look at", database, e))?;
@@ -313,12 +371,7 @@ fn finish_swap(database: &Path, site: &Site<'_>) -> Result<(), RecoveryError> {
             site.remove(&companion(database, suffix))?;
         }
     }
-    let new = staged(database);
-    // After a cut behind the rename there is nothing left to rename.
-    if new.exists() {
-        site.rename(&new, database)?;
-    }
-    site.remove(&journal(database))
+    site.rename(&staged(database), database)
 }
 
 fn folder(database: &Path) -> &Path {
@@ -431,11 +484,15 @@ mod tests {
             let done = swap(&world.db(), &evidence, &world.site(&medium)).is_ok();
             let next = world.medium();
             let next = world.site(&next);
-            let resumed = resume(&world.db(), &next).expect("resume");
-            assert!(
-                matches!(resumed, Resumed::Nothing | Resumed::Swapped(_)),
-                "{resumed:?}, cut {cut}"
-            );
+            for _ in 0..2 {
+                // Until it was said what came of it.
+                let resumed = resume(&world.db(), &next).expect("resume");
+                assert!(
+                    matches!(resumed, Resumed::Nothing | Resumed::Swapped(_)),
+                    "{resumed:?}, cut {cut}"
+                );
+            }
+            end(&world.db(), &next).expect("end");
             if world.file("").as_deref() == Some(b"new") {
                 for gone in ["-wal", "-shm", "-journal", "-recovered", "-recovery"] {
                     assert_eq!(world.file(gone), None, "{gone}, cut {cut}");

@@ -507,3 +507,67 @@ fn a_reader_of_a_sound_store_is_left_alone_and_one_of_a_damaged_store_is_waited_
     drop(reading);
     serves_after(&mut agent, &home, "salvaged");
 }
+
+/// An application's database of 5,000 rows with a page of noise.
+fn damaged_app(home: &Home) -> PathBuf {
+    let path = home.path("app/app.db");
+    fs::create_dir_all(home.path("app")).expect("folder");
+    let conn = rusqlite::Connection::open(&path).expect("open");
+    conn.execute_batch(
+        "CREATE TABLE m(id INTEGER PRIMARY KEY, text TEXT);
+         WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 5000)
+         INSERT INTO m SELECT i, printf('%050d', i) FROM n;",
+    )
+    .expect("rows");
+    conn.close().expect("close");
+    strike(&path, |bytes| noise(&mut bytes[20 * 4096..21 * 4096]));
+    path
+}
+
+#[test]
+fn a_log_beside_the_output_is_named_and_not_laid_over_it() {
+    let home = Home::new();
+    let path = damaged_app(&home).display().to_string();
+    for suffix in ["-wal", "-journal", "-shm"] {
+        let copy = home.path("copy.db");
+        let beside = home.path(&format!("copy.db{suffix}"));
+        home.write(
+            &format!("copy.db{suffix}"),
+            b"of a database that was here once",
+        );
+        let out = home.holdup(&["recover", &path, "--output", &copy.display().to_string()]);
+        assert_eq!(out.status.code(), Some(4), "{}", text(&out));
+        let named = format!("copy.db{suffix}");
+        assert!(text(&out).contains(&named), "{}", text(&out));
+        assert!(!copy.exists(), "{suffix}");
+        let kept = fs::read(&beside).expect("kept");
+        assert_eq!(kept, b"of a database that was here once");
+        fs::remove_file(&beside).expect("make room");
+    }
+}
+
+#[test]
+fn evidence_is_not_kept_behind_a_link_in_somebody_elses_folder() {
+    let home = Home::new();
+    let path = damaged_app(&home);
+    let before = fs::read(&path).expect("read");
+    let elsewhere = home.path("elsewhere");
+    // As it looks to whoever follows the link: half a copy, and one that is old.
+    for name in ["2001-01-01T000000Z", "2001-01-01T000000Z.part"] {
+        fs::create_dir_all(elsewhere.join(name)).expect("folder");
+        home.write(&format!("elsewhere/{name}/precious"), b"x");
+    }
+    std::os::unix::fs::symlink(&elsewhere, home.path("app/evidence")).expect("link");
+    let out = home.holdup(&["recover", &path.display().to_string()]);
+    assert_eq!(out.status.code(), Some(4), "{}", text(&out));
+    let said = text(&out);
+    assert!(
+        said.contains("app/evidence") && said.contains("a link"),
+        "{said}"
+    );
+    assert!(fs::read(&path).expect("read") == before, "untouched");
+    assert_eq!(fs::read_dir(&elsewhere).expect("list").count(), 2);
+    for name in ["2001-01-01T000000Z", "2001-01-01T000000Z.part"] {
+        assert!(elsewhere.join(name).join("precious").exists(), "{name}");
+    }
+}

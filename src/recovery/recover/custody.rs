@@ -7,8 +7,9 @@
 use std::path::Path;
 
 use super::Run;
-use crate::recovery::evidence::{Evidence, REPORT, clear_parts};
+use crate::recovery::evidence::{Evidence, clear_parts};
 use crate::recovery::files::free_bytes;
+use crate::recovery::history::told;
 use crate::recovery::look::Looked;
 use crate::recovery::missing::missing;
 use crate::recovery::report::{Report, Verdict};
@@ -61,7 +62,7 @@ impl Run<'_> {
                     dir.display()
                 ));
                 let kept = Evidence::read(&dir)?;
-                self.finished = Some(kept).filter(|_| !dir.join(REPORT).exists());
+                self.finished = Some(kept);
                 return Ok(None);
             }
             Resumed::CalledOff(dir) => {
@@ -82,6 +83,10 @@ impl Run<'_> {
     pub(super) fn tell_finished(&mut self, kept: Evidence) -> Result<Report, RecoveryError> {
         let database = self.request.database;
         (self.request.begins)(&kept.manifest.reason);
+        if let Some(report) = told(&kept.dir) {
+            swap::end(database, self.site)?;
+            return Ok(report);
+        }
         let verdict = if database.exists() {
             Verdict::Salvaged
         } else {
@@ -100,7 +105,7 @@ impl Run<'_> {
     pub(super) fn keep(&mut self, looked: &Looked, why: &str) -> Result<Evidence, RecoveryError> {
         let (database, site) = (self.request.database, self.site);
         (self.request.say)("keeping the damaged files as evidence");
-        clear_parts(site)?;
+        clear_parts(database, site)?;
         if let Some(kept) = Evidence::of_these_files(database, site)? {
             self.took(&format!("the files are kept in {}", kept.dir.display()));
             return Ok(kept);

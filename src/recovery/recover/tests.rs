@@ -276,6 +276,89 @@ fn a_database_that_is_open_is_refused() {
 }
 
 #[test]
+fn what_was_recovered_is_said_once_whatever_step_a_cut_came_at() {
+    let (mut told_later, mut last_step) = (0, 0);
+    for cut in 0.. {
+        let world = World::with_rows(0, 60);
+        world.strike_the_log();
+        let medium = Medium::open(world.home.path()).expect("medium");
+        medium.cut_after(cut);
+        let first = world.try_recover(&medium, Way::InPlace);
+        let is_new = !companion(&world.db(), "-wal").exists();
+        let second = world.recover(Way::InPlace);
+        if let Ok(report) = first {
+            assert_eq!(report.verdict, Verdict::Salvaged, "cut {cut}");
+            assert_eq!(second.verdict, Verdict::Clean, "cut {cut}: {second}");
+            break;
+        }
+        if second.verdict == Verdict::Clean {
+            // The last step of all: the report is there, and the journal had just gone.
+            let told = crate::recovery::last_recoveries(&world.evidence);
+            assert_eq!(told[0].verdict, Verdict::Salvaged, "cut {cut}");
+            last_step += 1;
+            continue;
+        }
+        assert_eq!(second.verdict, Verdict::Salvaged, "cut {cut}: {second}");
+        told_later += usize::from(is_new);
+        let dir = second.evidence.expect("evidence");
+        let report = fs::read(dir.join("report.json")).expect("a report");
+        let report: Report = serde_json::from_slice(&report).expect("JSON");
+        assert_eq!(report.verdict, Verdict::Salvaged);
+        assert_eq!(report.missing, second.missing);
+        assert!(!companion(&world.db(), "-recovery").exists(), "cut {cut}");
+        assert_eq!(world.recover(Way::InPlace).verdict, Verdict::Clean);
+    }
+    assert!(told_later >= 3, "{told_later} cuts between swap and report");
+    assert!(last_step <= 1, "{last_step}");
+}
+
+#[test]
+fn what_is_half_kept_of_another_database_in_the_folder_is_left_alone() {
+    let (world, other) = (World::with_rows(0, 50), World::with_rows(0, 50));
+    for w in [&world, &other] {
+        w.strike_the_log();
+    }
+    let b = world.home.path().join("b.db");
+    for (suffix, bytes) in other.files() {
+        if let Some(bytes) = bytes {
+            fs::write(companion(&b, suffix), bytes).expect("copy");
+        }
+    }
+    // In the midst of keeping b.db.
+    let medium = Medium::open(world.home.path()).expect("medium");
+    medium.cut_after(8);
+    Evidence::copy(&b, "test", &world.site(&medium)).expect_err("cut");
+    let parts = || {
+        let all = fs::read_dir(&world.evidence)
+            .into_iter()
+            .flatten()
+            .flatten();
+        let names = all.map(|e| e.path().display().to_string());
+        names.filter(|n| n.ends_with(".part")).count()
+    };
+    assert_eq!(parts(), 1);
+    let report = world.recover(Way::InPlace);
+    assert_eq!(report.verdict, Verdict::Salvaged);
+    assert_eq!(parts(), 1, "of b.db, by another process");
+    let medium = Medium::open(world.home.path()).expect("medium");
+    let request = Request {
+        database: &b,
+        way: Way::InPlace,
+        tables: &[Expected::of(READINGS)],
+        suspicion: None,
+        thorough: true,
+        cut: false,
+        may_be_fresh: false,
+        acknowledged: None,
+        snapshots: None,
+        say: &|_| {},
+        begins: &|_| {},
+    };
+    recover(&request, &world.site(&medium)).expect("recover");
+    assert_eq!(parts(), 0, "its own");
+}
+
+#[test]
 fn a_cut_at_any_step_and_recovery_again_end_with_the_same_rows() {
     let whole = {
         let world = World::with_rows(150, 150);
