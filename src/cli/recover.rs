@@ -97,7 +97,7 @@ pub(super) fn run(config: &Path, args: &RecoverArgs, out: &mut dyn Write) -> any
         Verdict::Clean | Verdict::Replayed => true,
         Verdict::Salvaged | Verdict::Restored => {
             let told = report.lost_transactions == 0 && report.missing.is_empty();
-            !args.dry_run && told && report.damaged_places == 0
+            !args.dry_run && told && report.damaged_places == 0 && report.left_out.is_empty()
         }
         Verdict::Fresh | Verdict::Unrecoverable => false,
     };
@@ -265,6 +265,9 @@ fn print(r: &Report, dry: bool, out: &mut dyn Write) -> anyhow::Result<()> {
     if r.skipped_frames > 0 {
         let value = format!("{} frames at its end were not looked at", r.skipped_frames);
         row(out, "log", value)?;
+    }
+    for left in &r.left_out {
+        row(out, "left out", format!("{}: {}", left.name, left.why))?;
     }
     if r.damaged_places > 0 {
         let value = format!(

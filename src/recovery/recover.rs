@@ -18,7 +18,7 @@ use super::hold::Hold;
 use super::look::{Condition, Looked, look};
 use super::missing::missing;
 use super::pages::{Expected, FromPages, JournalState, RolledBack};
-use super::report::{Report, StepTaken, TableKept, Verdict};
+use super::report::{LeftOut, Report, StepTaken, TableKept, Verdict};
 use super::restore::{Restored, Restoring, Snapshots};
 use super::rows::{RollBack, RowSalvage};
 use super::source::Bytes;
@@ -329,6 +329,13 @@ impl Run<'_> {
             report.damaged_places = best.map_or(0, |b| {
                 u64::from(b.traits.pages_behind) + u64::from(b.traits.holes)
             });
+            let left_out = best.iter().flat_map(|b| &b.left_out);
+            report.left_out = left_out
+                .map(|(name, why)| LeftOut {
+                    name: name.clone(),
+                    why: why.clone(),
+                })
+                .collect();
             if best.is_some_and(|b| b.traits.class == Class::Earlier) {
                 let through = u64::from(best.map_or(0, |b| b.traits.through));
                 let all = looked.wal.transactions().len() as u64;
@@ -489,6 +496,7 @@ impl Run<'_> {
             at: String::new(),
             skipped_frames: wal.skipped(),
             damaged_places: 0,
+            left_out: Vec::new(),
         }
     }
 

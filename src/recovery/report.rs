@@ -129,6 +129,18 @@ pub struct Report {
     /// be lost, or be older ones, of which nobody can say the ids.
     #[serde(default, skip_serializing_if = "is_none_of_them")]
     pub damaged_places: u64,
+    /// Tables, indexes, views and triggers that are not in the new database.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
+}
+
+/// Something of the old schema that could not be made anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Its name.
+    pub name: String,
+    /// Why, as SQLite puts it.
+    pub why: String,
 }
 
 #[expect(
@@ -188,6 +200,9 @@ impl fmt::Display for Report {
                 "; {} pages of its tables could not be read in full",
                 self.damaged_places
             )?;
+        }
+        for LeftOut { name, why } in &self.left_out {
+            write!(f, "; {name} was left out: {why}")?;
         }
         match self.missing.as_slice() {
             [] => {}

@@ -37,6 +37,10 @@ impl Candidate for RowSalvage<'_> {
         self.rows.traits()
     }
 
+    fn left_out(&self) -> Vec<(String, String)> {
+        self.rows.left_out()
+    }
+
     fn build(&mut self, out: &Path, work: &Work<'_>) -> Result<(), RecoveryError> {
         self.rows.build(out, work)
     }

@@ -195,7 +195,7 @@ pub(crate) fn made(
     case
 }
 
-fn checkpoint(conn: &Connection) {
+pub(crate) fn checkpoint(conn: &Connection) {
     conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
         .expect("checkpoint");
 }

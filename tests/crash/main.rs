@@ -6,6 +6,8 @@ use std::fs;
 use std::path::Path;
 
 mod corpus;
+mod foreign;
+mod foreign_runs;
 mod score;
 mod ways;
 
@@ -229,4 +231,25 @@ fn the_verb_gives_the_same_rows_as_the_library() {
         assert_eq!(said["found"], report.found, "{name}: {said:#}");
         assert_eq!(by_copy(&case), rows, "{name}: in place and as a copy");
     }
+}
+
+#[test]
+fn an_applications_rows_come_back_from_damaged_database_files() {
+    let lines = foreign_runs::strike(&Fault::DATABASE, Where::Database, seeds());
+    foreign_runs::print("of applications: everything checkpointed", &lines);
+    foreign_runs::hold_to_the_target(&lines, seeds());
+}
+
+#[test]
+fn an_applications_rows_come_back_from_damaged_files_with_half_of_them_in_the_log() {
+    let lines = foreign_runs::strike(&Fault::DATABASE, Where::HalfInLog, seeds());
+    foreign_runs::print("of applications: half of the rows only in the log", &lines);
+    foreign_runs::hold_to_the_target(&lines, seeds());
+}
+
+#[test]
+fn an_applications_rows_come_back_from_damaged_logs() {
+    let lines = foreign_runs::strike(&Fault::LOG, Where::HalfInLog, seeds());
+    foreign_runs::print("of applications: the log damaged", &lines);
+    foreign_runs::hold_to_the_target(&lines, seeds());
 }

@@ -27,7 +27,7 @@ fn known(workload: Workload) -> [Expected<'static>; 2] {
 }
 
 /// The files of a case, laid down once for each way.
-fn laid(case: &Case) -> (tempfile::TempDir, PathBuf) {
+pub(crate) fn laid(case: &Case) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().expect("temp dir");
     let db = case.files.lay(dir.path());
     (dir, db)
@@ -110,7 +110,7 @@ fn recovered(case: &Case, db: &Path, way: Way) -> Option<Report> {
 }
 
 /// What was repaired lies in the evidence, byte for byte.
-fn holds_what_was_damaged(case: &Case, report: &Report) {
+pub(crate) fn holds_what_was_damaged(case: &Case, report: &Report) {
     match report.verdict {
         Verdict::Clean | Verdict::Replayed => return,
         Verdict::Salvaged | Verdict::Restored | Verdict::Fresh | Verdict::Unrecoverable => {}
@@ -187,6 +187,12 @@ pub(crate) fn recovering_shell() -> Option<PathBuf> {
 
 /// `.recover` on a copy of the files.
 pub(crate) fn by_shell(shell: &Path, case: &Case) -> Got {
+    let (_dir, new) = shelled(shell, case);
+    readable_or_found(&new)
+}
+
+/// What `.recover` makes of the files.
+pub(crate) fn shelled(shell: &Path, case: &Case) -> (tempfile::TempDir, PathBuf) {
     let (dir, db) = laid(case);
     let new = dir.path().join("new.db");
     let mut recover = Command::new(shell)
@@ -205,5 +211,5 @@ pub(crate) fn by_shell(shell: &Path, case: &Case) -> Got {
         .status();
     recover.wait().expect("ended");
     load.expect("the shell ran before");
-    readable_or_found(&new)
+    (dir, new)
 }

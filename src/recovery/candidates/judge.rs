@@ -9,6 +9,7 @@ use super::Work;
 use crate::durable::Stride;
 use crate::recovery::RecoveryError;
 use crate::recovery::files::sort_beside;
+use crate::recovery::search;
 
 /// Faults that are listed; more say nothing more.
 const MOST_FAULTS: usize = 100;
@@ -100,7 +101,8 @@ fn needs_its_application(e: &rusqlite::Error) -> bool {
 
 /// SQLite's words for an index that its table contradicts.
 fn is_of_an_index(fault: &str) -> bool {
-    fault.starts_with("wrong # of entries in index ")
+    search::is_fault_of_one(fault)
+        || fault.starts_with("wrong # of entries in index ")
         || (fault.starts_with("row ") && fault.contains(" missing from index "))
         || fault.starts_with("non-unique entry in index ")
 }
@@ -163,7 +165,10 @@ impl Work<'_> {
         self.paced(path, |conn| {
             conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false)?;
             let anew = "PRAGMA cache_size = -2048; PRAGMA journal_mode = OFF; REINDEX";
-            match conn.execute_batch(anew) {
+            match conn
+                .execute_batch(anew)
+                .and_then(|()| search::rebuild_all(conn))
+            {
                 Ok(()) => Ok(Reindexed::Done),
                 Err(e) if is_interrupt(&e) => Err(e),
                 Err(_) => Ok(Reindexed::Failed),

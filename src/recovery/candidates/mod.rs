@@ -117,6 +117,12 @@ pub trait Candidate {
     /// What is known of it; after [`Candidate::build`].
     fn traits(&self) -> Traits;
 
+    /// Objects of its schema that could not be made, each with the reason; after
+    /// [`Candidate::build`].
+    fn left_out(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
     /// Writes it to `out`, where there is nothing yet, as a database file alone that SQLite
     /// opens without making a log.
     fn build(&mut self, out: &Path, work: &Work<'_>) -> Result<(), RecoveryError>;
@@ -136,6 +142,8 @@ pub struct Judged {
     pub opinion: Opinion,
     /// Records of tables that are known which nobody wrote, though SQLite gives them.
     pub unwritten: u64,
+    /// Objects of its schema that could not be made, each with the reason.
+    pub left_out: Vec<(String, String)>,
 }
 
 impl Judged {
@@ -200,6 +208,7 @@ pub fn choose(
             traits: candidate.traits(),
             opinion,
             unwritten,
+            left_out: candidate.left_out(),
         };
         log::info!(
             "candidate {}: {} rows, {}",

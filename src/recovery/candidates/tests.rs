@@ -488,6 +488,7 @@ fn soundness_comes_before_truth_and_that_before_the_newest_state_and_that_before
             tables: vec![("t".to_owned(), rows)],
         },
         unwritten: 0,
+        left_out: Vec::new(),
     };
     let best_first = [
         judged(true, false, Class::Newest, 9),

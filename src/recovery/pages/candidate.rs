@@ -90,6 +90,11 @@ impl Candidate for FromPages<'_> {
         }
     }
 
+    fn left_out(&self) -> Vec<(String, String)> {
+        let rebuilt = self.rebuilt.iter();
+        rebuilt.flat_map(|r| r.left_out.iter().cloned()).collect()
+    }
+
     fn build(&mut self, out: &Path, work: &Work<'_>) -> Result<(), RecoveryError> {
         let mut pace = Passing {
             work,

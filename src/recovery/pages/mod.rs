@@ -18,6 +18,7 @@ mod schema;
 mod strict;
 mod table;
 mod tree;
+mod unnamed;
 mod view;
 
 pub use candidate::FromPages;

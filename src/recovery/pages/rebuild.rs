@@ -22,11 +22,16 @@ use super::salvage::{Keeper, Offer, Origin, Row, Salvaged, Tally, salvage};
 use super::schema::{Found, Schema};
 use super::table::{Expected, Table};
 
+mod virtual_tables;
+
 /// A portion of the new file ends after this many bytes of rows.
 const BATCH_BYTES: usize = 1 << 20;
 
 /// Or after this many pages were read for it.
 const BATCH_PAGES: u32 = 256;
+
+/// Statements that are kept.
+const MOST_INSERTS: usize = 4_096;
 
 /// SQLite's own steps between two questions whether to rest.
 const STEPS: i32 = 10_000;
@@ -124,8 +129,8 @@ struct Fresh<'s> {
     /// Pages read since.
     pages: u32,
     schema: &'s Schema,
-    /// INSERT statements by table and number of values.
-    inserts: BTreeMap<(usize, usize), String>,
+    /// INSERT statements by table, number of values, and which of them are bytes to be text.
+    inserts: BTreeMap<(usize, usize, Vec<usize>), String>,
     /// The table is not there to be filled.
     missing: Vec<bool>,
     /// What a row adds to the portion beside its own bytes, by table.
@@ -293,11 +298,15 @@ impl<'s> Fresh<'s> {
 
     fn insert(&mut self, row: &Row<'_>) -> rusqlite::Result<usize> {
         let table = &self.schema.tables[row.table];
+        let encoding = self.schema.header.encoding;
+        let raw = raw_text(row.values, encoding);
+        if self.inserts.len() > MOST_INSERTS {
+            self.inserts.clear();
+        }
         let sql = self
             .inserts
-            .entry((row.table, row.values.len()))
-            .or_insert_with(|| insert_sql(table, row.values.len(), row.rowid.is_some()));
-        let encoding = self.schema.header.encoding;
+            .entry((row.table, row.values.len(), raw))
+            .or_insert_with_key(|(_, n, raw)| insert_sql(table, *n, row.rowid.is_some(), raw));
         let mut statement = self.conn.prepare_cached(sql)?;
         let mut at = 1;
         if let (Some(rowid), None) = (row.rowid, table.alias) {
@@ -373,39 +382,6 @@ impl<'s> Fresh<'s> {
             }
         }
         Ok(())
-    }
-
-    /// Their rows lie in tables of their own, which are kept; to make them by their statement
-    /// would make those anew. SQLite does not look at a statement that is put there so, and one
-    /// that it cannot read would make the whole database unreadable.
-    fn virtual_tables(&mut self) -> rusqlite::Result<()> {
-        let schema = self.schema;
-        for o in schema.others.iter().filter(|o| o.kind == "table") {
-            self.conn
-                .execute_batch("BEGIN; PRAGMA writable_schema = ON")?;
-            self.conn.execute(
-                "INSERT INTO sqlite_schema(type, name, tbl_name, rootpage, sql)
-                 VALUES('table', ?1, ?1, 0, ?2)",
-                (&o.name, &o.sql),
-            )?;
-            match self.reload() {
-                Ok(()) => self.conn.execute_batch("COMMIT")?,
-                Err(e) if is_fatal(&e) => return Err(e),
-                Err(e) => {
-                    self.conn.execute_batch("ROLLBACK")?;
-                    self.reload()?;
-                    self.left_out.push((o.name.clone(), e.to_string()));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Has SQLite read the schema anew.
-    fn reload(&self) -> rusqlite::Result<()> {
-        self.conn.execute_batch("PRAGMA writable_schema = RESET")?;
-        self.conn
-            .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
     }
 }
 
@@ -498,13 +474,11 @@ impl ToSql for Bound<'_> {
             Value::Blob(b) => ValueRef::Blob(b),
             // Text that is no text is kept byte for byte, as SQLite did.
             Value::Text(t) if self.1 == Encoding::Utf8 => ValueRef::Text(t),
-            Value::Text(t) => {
-                let text = text(t, self.1).map_or_else(
-                    || String::from_utf8_lossy(t).into_owned(),
-                    std::borrow::Cow::into_owned,
-                );
-                return Ok(ToSqlOutput::Owned(text.into()));
-            }
+            Value::Text(t) => match text(t, self.1) {
+                Some(text) => return Ok(ToSqlOutput::Owned(text.into_owned().into())),
+                // Its statement makes text of it.
+                None => ValueRef::Blob(t),
+            },
         }))
     }
 }
@@ -516,7 +490,18 @@ fn size(value: &Value<'_>) -> usize {
     }
 }
 
-fn insert_sql(table: &Table, values: usize, has_rowid: bool) -> String {
+/// Texts of UTF-16 that are none, by their place in the record: a statement takes only text that is
+/// one, but makes text of any bytes.
+fn raw_text(values: &[Value<'_>], encoding: Encoding) -> Vec<usize> {
+    if encoding == Encoding::Utf8 {
+        return Vec::new();
+    }
+    let raw = |v: &Value<'_>| matches!(v, Value::Text(t) if text(t, encoding).is_none());
+    let all = values.iter().enumerate();
+    all.filter(|(_, v)| raw(v)).map(|(i, _)| i).collect()
+}
+
+fn insert_sql(table: &Table, values: usize, has_rowid: bool, raw: &[usize]) -> String {
     let mut names: Vec<String> = Vec::new();
     if has_rowid && table.alias.is_none() {
         // One of its three names that no column has.
@@ -528,9 +513,17 @@ fn insert_sql(table: &Table, values: usize, has_rowid: bool) -> String {
         });
         names.push(free.unwrap_or("_rowid_").to_owned());
     }
-    let stored = table.columns.iter().take(values).filter(|c| !c.generated);
-    names.extend(stored.map(|c| quoted(&c.name)));
-    let places = vec!["?"; names.len()].join(",");
+    let mut places = vec!["?"; names.len()];
+    let stored = table.columns.iter().enumerate().take(values);
+    for (i, column) in stored.filter(|(_, c)| !c.generated) {
+        names.push(quoted(&column.name));
+        places.push(if raw.contains(&i) {
+            "CAST(? AS TEXT)"
+        } else {
+            "?"
+        });
+    }
+    let places = places.join(",");
     // OR ABORT: a conflict clause of the table's own might delete rows that are kept already.
     format!(
         "INSERT OR ABORT INTO {}({}) VALUES({places})",

@@ -11,6 +11,7 @@
 //!    pages are missing;
 //! 5. for tables to which rows are only added, what lies in the gaps of pages.
 
+mod letters;
 mod older;
 mod orphans;
 mod place;
@@ -24,7 +25,8 @@ use super::node::{Cell, Kind, Node};
 use super::record::{Value, decode};
 use super::schema::Schema;
 use super::table::Fit;
-use super::tree::{Bounds, Claim, Claims, Stop, Tree, children};
+use super::tree::{Bounds, Claim, Claims, Stop, children};
+use super::unnamed::trees;
 use super::view::{Flaw, View, when};
 use place::{Place, place};
 
@@ -126,25 +128,8 @@ pub fn salvage<K: Keeper>(
     keeper: &mut K,
 ) -> Result<Salvaged, K::Error> {
     let view = View::new(pages, schema.header);
-    let mut trees: Vec<Tree> = schema
-        .tables
-        .iter()
-        .map(|t| Tree {
-            root: t.root,
-            index: t.without_rowid,
-        })
-        .collect();
-    // Other trees are walked too, so that their pages are nobody else's.
-    trees.extend(schema.others.iter().filter(|o| o.root > 0).map(|o| Tree {
-        root: Some(o.root),
-        index: o.kind == "index",
-    }));
-    // The schema's own.
-    trees.push(Tree {
-        root: Some(1),
-        index: false,
-    });
-    let claims = Claims::new(&view, trees);
+    let claims = Claims::new(&view, trees(schema));
+    let schema = &letters::usual(&view, &claims, schema);
     let mut work = Work {
         out: Salvaged {
             tables: vec![Tally::default(); schema.tables.len()],

@@ -10,6 +10,7 @@ use super::header::{Encoding, Header};
 use super::node::{Kind, Node};
 use super::record::{Value, decode, text};
 use super::table::{Expected, Table};
+use super::unnamed::unnamed;
 use super::view::{View, when};
 
 /// Deeper trees do not exist: 2^31 pages of two children each.
@@ -89,8 +90,16 @@ impl Schema {
         if header.is_none() {
             view.header.encoding = guess_encoding(&view);
         }
-        let (found, objects) = objects(&view);
-        Self::build(view.header, header.is_some(), found, objects, known)
+        let (found, complete, objects) = objects(&view);
+        let mut schema = Self::build(view.header, header.is_some(), found, objects, known);
+        // Of ours there is nothing that the caller does not know.
+        if known.is_empty() && !complete {
+            let more = unnamed(&view, &schema);
+            let taken = |t: &Table| schema.tables.iter().any(|o| o.name == t.name);
+            let more: Vec<_> = more.into_iter().filter(|t| !taken(t)).collect();
+            schema.tables.extend(more);
+        }
+        schema
     }
 
     fn build(
@@ -124,7 +133,7 @@ impl Schema {
                 continue;
             }
             match Table::parse(o.sql.as_deref().unwrap_or(""), Some(o.root)) {
-                Some(table) => schema.tables.push(table),
+                Some(table) => schema.tables.push(table.of_an_application()),
                 None => schema.unknown.push(o.name),
             }
         }
@@ -135,6 +144,7 @@ impl Schema {
             let same = |t: &&mut Table| t.name.eq_ignore_ascii_case(&table.name);
             if let Some(read) = schema.tables.iter_mut().find(same) {
                 read.kept_from = expected.kept_from;
+                read.of_ours();
             } else if !schema
                 .unknown
                 .iter()
@@ -161,7 +171,8 @@ pub(super) fn at_hand(view: &View<'_>) -> Option<Vec<Object>> {
     walk.whole.then_some(walk.rows)
 }
 
-fn objects(view: &View<'_>) -> (Found, Vec<Object>) {
+/// What is left of the schema, and whether a whole one is.
+fn objects(view: &View<'_>) -> (Found, bool, Vec<Object>) {
     let mut all = Vec::new();
     let mut found = Found::Read;
     let mut complete = false;
@@ -208,7 +219,7 @@ fn objects(view: &View<'_>) -> (Found, Vec<Object>) {
     if all.is_empty() && !complete {
         found = Found::Known;
     }
-    (found, all)
+    (found, complete, all)
 }
 
 fn merge(all: &mut Vec<Object>, more: Vec<Object>) {

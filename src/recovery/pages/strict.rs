@@ -19,7 +19,7 @@ pub fn unwritten<E>(
     known: &[Expected<'_>],
     mut page_done: impl FnMut() -> Result<(), E>,
 ) -> Result<u64, E> {
-    let schema = Schema::read(pages, &[]);
+    let schema = Schema::read(pages, known);
     let view = View::new(pages, schema.header);
     let ours: Vec<Table> = known
         .iter()

@@ -59,6 +59,19 @@ pub struct Column {
     pub may_lack: bool,
     /// Computed: read past, and computed anew.
     pub generated: bool,
+    /// What text that is none means here.
+    pub letters: Letters,
+}
+
+/// What is thought of text whose bytes are none in the database's encoding. SQLite stores it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Letters {
+    /// Whoever writes this column writes text: it is damage.
+    Strict,
+    /// An application may have written it, in an encoding of another age.
+    Lenient,
+    /// The application writes such text all the time.
+    Usual,
 }
 
 /// A table's records.
@@ -83,6 +96,8 @@ pub struct Table {
     pub kept_from: Option<i64>,
     /// Declared STRICT: a value of another type cannot be.
     pub strict: bool,
+    /// An application's: only its schema says what is in it.
+    pub foreign: bool,
 }
 
 /// How a record suits a table.
@@ -118,6 +133,7 @@ impl Table {
             plain_key: None,
             kept_from: None,
             strict,
+            foreign: false,
         };
         table.read_columns(&conn).ok()?;
         Some(table)
@@ -142,6 +158,7 @@ impl Table {
                     not_null: not_null || (self.strict || self.without_rowid) && pk > 0,
                     may_lack: (!not_null || default) && pk == 0,
                     generated: hidden == 3,
+                    letters: Letters::Strict,
                 })
             });
             if pk > 0 {
@@ -187,6 +204,23 @@ impl Table {
         Ok(())
     }
 
+    /// From here on it is an application's.
+    pub(super) fn of_an_application(mut self) -> Self {
+        self.foreign = true;
+        for column in &mut self.columns {
+            column.letters = Letters::Lenient;
+        }
+        self
+    }
+
+    /// It is one that the caller knows.
+    pub(super) fn of_ours(&mut self) {
+        self.foreign = false;
+        for column in &mut self.columns {
+            column.letters = Letters::Strict;
+        }
+    }
+
     /// How a record with these values suits this table.
     pub fn fit(&self, values: &[Value<'_>], encoding: Encoding) -> Fit {
         let missing = self.columns.get(values.len()..);
@@ -228,13 +262,24 @@ impl Column {
         };
         let zeros = encoding == Encoding::Utf8 && bytes.contains(&0);
         if text(bytes, encoding).is_none() {
-            Fit::Never
+            match (self.letters, is_lettered(bytes, encoding)) {
+                (Letters::Strict, _) | (Letters::Lenient, false) => Fit::Never,
+                (Letters::Lenient, true) | (Letters::Usual, false) => by_type.min(Fit::Odd),
+                (Letters::Usual, true) => by_type,
+            }
         } else if zeros && self.affinity != Affinity::Any {
             by_type.min(Fit::Odd)
         } else {
             by_type
         }
     }
+}
+
+/// Is it text in some encoding of one byte a letter? Random bytes have control characters among
+/// them.
+fn is_lettered(bytes: &[u8], encoding: Encoding) -> bool {
+    let is_control = |b: &u8| (*b < 0x20 && !matches!(b, b'\t' | b'\n' | b'\r')) || *b == 0x7f;
+    encoding == Encoding::Utf8 && !bytes.iter().any(is_control)
 }
 
 fn small(n: i64) -> usize {

@@ -6,8 +6,9 @@ use super::super::super::source::Version;
 use super::super::leaf::{Slot, Trust};
 use super::super::node::Node;
 use super::super::tree::Bounds;
+use super::super::unnamed::ends_in_rowids;
 use super::super::view::when;
-use super::suit::{ends_in_rowids, score};
+use super::suit::score;
 use super::{Keeper, Origin, Orphan, Work, bad, trust};
 
 impl<K: Keeper> Work<'_, '_, K> {

@@ -41,10 +41,3 @@ pub(super) fn telling(value: &Value<'_>, affinity: Affinity) -> bool {
             | (Value::Blob(_), Affinity::Any)
     )
 }
-
-pub(super) fn ends_in_rowids(node: &Node<'_>) -> bool {
-    (0..node.cells).filter_map(|i| node.cell(i)).all(|cell| {
-        decode(node.bytes(cell.local.clone()))
-            .is_some_and(|v| matches!(v.last(), Some(Value::Integer(_))))
-    })
-}
