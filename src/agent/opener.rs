@@ -202,10 +202,14 @@ impl Opener {
             self.settings.gateway.queue_path(),
             self.settings.gateway.store_path(),
         );
-        if let Err(e) = self.clear_the_way(&queue, &queue::BESIDE) {
-            log::error!("the queue: {}", explain(&e));
+        // What cannot be set aside is in the way of a recovery only, which says so.
+        for (path, beside) in [(&queue, &queue::BESIDE[..]), (&store, &BESIDE_STORE[..])] {
+            match self.clear_the_way(path, beside) {
+                Err(e) if is_stopped(&e) => return Err(e),
+                Err(e) => self.say_once(&e),
+                Ok(()) => {}
+            }
         }
-        self.clear_the_way(&store, &BESIDE_STORE)?;
         let noted = noted(&queue);
         match self.look_after(&queue, noted.as_deref()) {
             Err(e) if is_stopped(&e) => return Err(e),

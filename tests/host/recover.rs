@@ -427,6 +427,15 @@ fn a_damaged_queue_of_which_no_evidence_can_be_kept_is_not_opened_and_ingest_goe
     strike(&queue, |bytes| noise(bytes));
     fs::remove_dir_all(home.data("evidence")).ok();
     home.write("data/evidence", b"in the way");
+    // Nor is there a name left under which it could be set aside.
+    for n in 1..=32 {
+        let n = if n == 1 {
+            String::new()
+        } else {
+            format!("-{n}")
+        };
+        home.write(&format!("data/evidence.damaged{n}"), b"in the way");
+    }
     let before = fs::read(&queue).expect("read");
     let mut agent = home.serving();
     agent.wait_for("a queue that failed", |s| s["queue"]["state"] == "failed");
@@ -455,13 +464,20 @@ fn an_idle_connection_to_a_database_with_a_rollback_journal_is_named() {
 #[test]
 fn each_recovery_has_evidence_of_its_own_also_of_a_store_that_is_gone() {
     let home = Home::new();
+    let queue = home.data("sync_queue.db");
     for _ in 0..2 {
         filled(&home, 5);
+        // It is made behind the store.
+        let mut agent = home.serving();
+        agent.wait_for("a queue that has pages", |_| {
+            fs::metadata(&queue).is_ok_and(|m| m.len() > 0)
+        });
+        agent.kill();
         for suffix in ["", "-wal", "-shm"] {
             fs::remove_file(home.data(&format!("edge_store.db{suffix}"))).ok();
         }
     }
-    strike(&home.data("sync_queue.db"), |bytes| noise(bytes));
+    strike(&queue, |bytes| noise(bytes));
     let mut agent = home.start();
     agent.wait_for("service", |s| s["store"] == "running");
     agent.stop();
