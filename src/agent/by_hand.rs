@@ -6,7 +6,7 @@
 //! end.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::clock::{Clock, SystemClock, boot_id};
 use crate::config::Settings;
 use crate::durable::{Gate, Medium};
 use crate::guard::{Instance, SimMachine};
-use crate::recovery::{RecoveryError, Report, Site};
+use crate::recovery::{Evidence, RecoveryError, Report, Site};
 use crate::store::suspicion;
 
 use super::recovered::Case;
@@ -43,7 +43,7 @@ pub struct ByHand {
     pub stop: Arc<AtomicBool>,
     audit: Audit,
     clerk: Option<Clerk>,
-    dirs: [std::path::PathBuf; 2],
+    dirs: [PathBuf; 2],
     _instance: Instance,
 }
 
@@ -172,15 +172,34 @@ impl ByHand {
             actor,
             say,
         };
-        let site = Site {
+        let evidence = settings.gateway.evidence_path();
+        case.recover(settings, &self.site(settings, &evidence), &self.audit)
+    }
+
+    /// Keeps the files of a database of ours as evidence, before something else is made of it.
+    ///
+    /// # Errors
+    /// As [`Evidence::keep`].
+    pub fn keep(
+        &self,
+        settings: &Settings,
+        database: &Path,
+        reason: &str,
+    ) -> Result<PathBuf, RecoveryError> {
+        let evidence = settings.gateway.evidence_path();
+        let kept = Evidence::keep(database, reason, &self.site(settings, &evidence))?;
+        Ok(kept.dir)
+    }
+
+    fn site<'a>(&'a self, settings: &Settings, evidence: &'a Path) -> Site<'a> {
+        Site {
             medium: &self.medium,
             gate: &self.gate,
             stop: &self.stop,
             clock: &*self.clock,
-            evidence: &settings.gateway.evidence_path(),
+            evidence,
             evidence_max: settings.recovery.evidence_max,
-        };
-        case.recover(settings, &site, &self.audit)
+        }
     }
 }
 

@@ -478,7 +478,11 @@ fn rebuild(
     let details = json!({ "queue": path });
     let entry = by_hand.begin("queue.rebuild", &actor(technician), details);
     let id = &settings.gateway.id;
-    let done = queue::rebuild(&path, &store, id, settings.queue, site, &salvage);
+    let keep = |path: &Path| {
+        let kept = by_hand.keep(settings, path, "the queue is rebuilt by hand");
+        kept.map_err(|e| crate::agent::explain(&e))
+    };
+    let done = queue::rebuild(&path, &store, id, settings.queue, site, (&keep, &salvage));
     if done.is_ok() {
         by_hand.trust(&path)?;
     }

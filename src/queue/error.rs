@@ -45,6 +45,14 @@ pub enum QueueError {
     /// It is not open.
     #[error("the queue is not open: {0}")]
     NotOpen(String),
+    /// What it was cannot be kept, so nothing is made of it.
+    #[error("{} is left as it is, because its files cannot be kept as evidence: {why}", path.display())]
+    NoEvidence {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// A file cannot be put in its place.
     #[error("cannot change {}", path.display())]
     Durable {
@@ -128,6 +136,7 @@ impl QueueError {
             Self::Open(_)
             | Self::Malformed { .. }
             | Self::NotOpen(_)
+            | Self::NoEvidence { .. }
             | Self::Durable { .. }
             | Self::Io { .. }
             | Self::Thread(_) => Fault::Broken,
@@ -143,6 +152,7 @@ impl QueueError {
             | Self::Malformed { .. }
             | Self::GateClosed
             | Self::NotOpen(_)
+            | Self::NoEvidence { .. }
             | Self::Durable { .. }
             | Self::Io { .. }
             | Self::Thread(_) => false,

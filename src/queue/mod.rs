@@ -39,7 +39,7 @@ pub use jsonl::{Lines, MAX_LINE, read as read_line, write as write_line};
 pub use message::{Enqueued, Leased, NewMessage, Origin, parse};
 pub use rebuild::{Gap, Imported, Rebuilt, Site, import, rebuild};
 pub use rows::{MAX_PAYLOAD, Met, Row, SqlRows};
-pub use salvaged::{AllRows, Salvage};
+pub use salvaged::{AllRows, Keep, Salvage};
 pub use schema::TABLES;
 pub use stats::{QueueState, QueueStats};
 pub use survey::{Survey, survey};

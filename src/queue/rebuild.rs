@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::clock::Clock;
 use crate::config::QueueSettings;
 use crate::durable::{Gate, Medium, read_own_if_there};
-use crate::store::{Mode, StoreError, companion, keep_evidence, look};
+use crate::store::{Mode, StoreError, companion, look};
 
 use super::backoff;
 use super::error::QueueError;
@@ -24,7 +24,7 @@ use super::jsonl::Lines;
 use super::message;
 use super::outbox::Outbox;
 use super::rows::{Met, Row};
-use super::salvaged::{AllRows, Salvage};
+use super::salvaged::{AllRows, Keep, Salvage};
 use super::schema::Book;
 
 /// What the journal of a swap says.
@@ -150,8 +150,8 @@ pub fn import(
     }
 }
 
-/// Rebuilds the queue at `path` from what SQLite can read of it, and `salvage` where it cannot;
-/// `store` says what was delivered, `gateway` names a queue that has lost its own name.
+/// Rebuilds the queue at `path` from what SQLite can read of it, and `salvage` where it cannot, after
+/// `keep` has kept it; `store` says what was delivered, `gateway` names a queue that has lost its own name.
 ///
 /// # Errors
 /// [`QueueError`]: the old queue is still in its place, or [`finish_swap`] puts the new one there.
@@ -161,7 +161,7 @@ pub fn rebuild(
     gateway: &str,
     settings: QueueSettings,
     site: Site<'_>,
-    salvage: Salvage<'_>,
+    (keep, salvage): (Keep<'_>, Salvage<'_>),
 ) -> Result<Rebuilt, QueueError> {
     finish_swap(path, site.medium)?;
     // Something that is no file is neither copied nor replaced.
@@ -178,7 +178,11 @@ pub fn rebuild(
         .iter()
         .any(|s| companion(path, s).exists());
     if present {
-        report.evidence = Some(keep_evidence(path, site.medium, site.clock.wall())?);
+        let kept = keep(path).map_err(|why| QueueError::NoEvidence {
+            path: path.to_owned(),
+            why,
+        })?;
+        report.evidence = Some(kept);
     }
     let store = store_mark(store);
     let mut opened = AllRows::open(path, &copy, salvage);

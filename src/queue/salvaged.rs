@@ -16,6 +16,10 @@ use super::schema::Book;
 /// first; or says why not. Nobody has the queue open while it works.
 pub type Salvage<'a> = &'a dyn Fn(&Path, &Path) -> Result<(), String>;
 
+/// Keeps the queue's files, all of them, as evidence on the medium; says where, or why not. Nobody
+/// has the queue open while it works.
+pub type Keep<'a> = &'a dyn Fn(&Path) -> Result<PathBuf, String>;
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct AllRows {

@@ -823,6 +823,35 @@ fn replace(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).expect("write");
 }
 
+/// The queue's files, copied.
+fn kept(w: &World, path: &Path) -> Result<PathBuf, String> {
+    let dir = (1..).map(|n: u32| w.home.path().join(format!("kept-{n}")));
+    let dir = dir.into_iter().find(|d| !d.exists()).expect("a name");
+    fs::create_dir(&dir).expect("folder");
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let from = companion(path, suffix);
+        if from.exists() {
+            fs::copy(&from, dir.join(from.file_name().expect("name"))).expect("copy");
+        }
+    }
+    Ok(dir)
+}
+
+#[test]
+fn without_evidence_of_it_a_queue_is_not_rebuilt() {
+    let w = fed(20);
+    drop(w.open(SETTINGS));
+    let before = fs::read(w.path()).expect("read");
+    let (store, no_pages) = (w.store(), |_: &Path, _: &Path| Err(String::new()));
+    let no_room = |_: &Path| Err("no room".to_owned());
+    let hands: (super::Keep<'_>, super::Salvage<'_>) = (&no_room, &no_pages);
+    let e = rebuild::rebuild(&w.path(), &store, "plant-7", SETTINGS, w.site(), hands)
+        .expect_err("refused");
+    assert!(e.to_string().contains("no room"), "{e}");
+    assert_eq!(fs::read(w.path()).expect("read"), before);
+    assert!(!companion(&w.path(), "-rebuilt").exists());
+}
+
 fn rebuilt(w: &World) -> rebuild::Rebuilt {
     let no_pages = |_: &Path, _: &Path| Err("no pages here".to_owned());
     rebuild::rebuild(
@@ -831,7 +860,7 @@ fn rebuilt(w: &World) -> rebuild::Rebuilt {
         "plant-7",
         SETTINGS,
         w.site(),
-        &no_pages,
+        (&|path| kept(w, path), &no_pages),
     )
     .expect("rebuild")
 }

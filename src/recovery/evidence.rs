@@ -8,7 +8,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -17,8 +17,10 @@ use sha2::{Digest, Sha256};
 use crate::durable::{Bulk, read_own};
 
 use super::RecoveryError;
-use super::files::{ALL, Identity, companion, kind_of, open_existing};
+use super::files::{ALL, Identity, companion, free_bytes, kind_of, open_existing};
+use super::recover::SPARE;
 use super::site::Site;
+use super::source::data_end;
 
 /// Version of the manifest.
 const VERSION: u32 = 1;
@@ -56,12 +58,23 @@ pub struct KeptFile {
     pub bytes: u64,
     /// SHA-256 of its bytes in hex; unreadable parts count as zeros.
     pub sha256: String,
+    /// Bytes at its end that nobody ever wrote, and that the SHA-256 leaves out.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub hole: u64,
     /// Parts that the medium did not give: offset and length in bytes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<(u64, u64)>,
     /// Which file it was, and when it was last changed; before it was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) identity: Option<Identity>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks with a reference"
+)]
+fn is_none(n: &u64) -> bool {
+    *n == 0
 }
 
 /// What the evidence is, and why it was kept.
@@ -103,6 +116,33 @@ impl Evidence {
     pub fn database(&self) -> PathBuf {
         self.dir
             .join(self.manifest.database.file_name().unwrap_or_default())
+    }
+
+    /// Keeps `database` and its companions, which nobody has open, where somebody else repairs them;
+    /// what was kept of these very files already is used again.
+    ///
+    /// # Errors
+    /// [`RecoveryError::NoRoom`], or they cannot be copied: then nothing must be changed.
+    pub fn keep(database: &Path, reason: &str, site: &Site<'_>) -> Result<Self, RecoveryError> {
+        clear_parts(database, site)?;
+        if let Some(kept) = Self::of_these_files(database, site)? {
+            return Ok(kept);
+        }
+        let sizes = ALL.iter().filter_map(|suffix| {
+            let path = companion(database, suffix);
+            fs::symlink_metadata(path).ok().map(|m| taken(&m))
+        });
+        let needed = sizes.fold(SPARE, u64::saturating_add);
+        let folder = database.parent().unwrap_or(Path::new("/"));
+        let free = free_bytes(folder).map_err(|e| cannot("ask for free room in", folder, e))?;
+        if free < needed {
+            return Err(RecoveryError::NoRoom {
+                path: database.to_owned(),
+                needed,
+                free,
+            });
+        }
+        Self::copy(database, reason, site)
     }
 
     /// Copies `database` and its companions. Room must have been looked at before.
@@ -148,6 +188,9 @@ impl Evidence {
             let file = read_through(&from, &source, &mut |bytes| copy.write_all(bytes))
                 .map_err(|e| cannot("copy", &from, e))?;
             copy.finish()?;
+            if file.hole > 0 {
+                lengthen(&to, file.bytes, site)?;
+            }
             self.manifest.files.push(file);
         }
         Ok(())
@@ -295,7 +338,7 @@ impl Evidence {
     fn bytes(&self) -> u64 {
         let own = self.manifest.files.iter().filter(|f| !f.name.contains('/'));
         let sizes = own.filter_map(|f| fs::symlink_metadata(self.dir.join(&f.name)).ok());
-        sizes.map(|m| m.len()).fold(0, u64::saturating_add)
+        sizes.map(|m| taken(&m)).fold(0, u64::saturating_add)
     }
 }
 
@@ -319,6 +362,11 @@ fn free(root: &Path, stamp: &str, ending: &str) -> Result<String, RecoveryError>
         let e = io::Error::from(io::ErrorKind::AlreadyExists);
         cannot("find a name in", root, e)
     })
+}
+
+/// Room that a file takes, without its holes.
+fn taken(m: &fs::Metadata) -> u64 {
+    m.len().min(m.blocks().saturating_mul(512))
 }
 
 fn is_part(dir: &Path) -> bool {
@@ -441,14 +489,29 @@ pub(super) fn prune(
     Ok(removed)
 }
 
-/// Reads all of `file` into `take`; parts that cannot be read are given as zeros and named.
+/// Gives the copy at `to` its hole back, which takes no room.
+fn lengthen(to: &Path, bytes: u64, site: &Site<'_>) -> Result<(), RecoveryError> {
+    let _pass = site.enter(to)?;
+    let failed = |e| cannot("lengthen", to, e);
+    let file = File::options().write(true).open(to).map_err(failed)?;
+    file.set_len(bytes).map_err(failed)?;
+    site.medium
+        .sync_data(&file, to)
+        .map_err(|source| RecoveryError::Durable {
+            path: to.to_owned(),
+            source,
+        })
+}
+
+/// Reads all of `file` into `take`, but for a hole at its end; parts that cannot be read are given as zeros and named.
 fn read_through(
     path: &Path,
     file: &File,
     take: &mut dyn FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<KeptFile> {
     let identity = Some(Identity::from(&file.metadata()?));
-    let bytes = file.metadata()?.len();
+    let size = file.metadata()?.len();
+    let bytes = data_end(file, size);
     let mut hash = Sha256::new();
     let mut unreadable: Vec<(u64, u64)> = Vec::new();
     let mut buffer = vec![0u8; READ];
@@ -476,8 +539,9 @@ fn read_through(
     let name = path.file_name().unwrap_or_default();
     Ok(KeptFile {
         name: name.to_string_lossy().into_owned(),
-        bytes,
+        bytes: size,
         sha256: hex(&hash.finalize()),
+        hole: size - bytes,
         unreadable,
         identity,
     })

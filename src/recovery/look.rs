@@ -44,6 +44,9 @@ pub(super) struct Looked {
     pub(super) condition: Condition,
     /// Bytes of the database and all its companions.
     pub(super) bytes: u64,
+    /// Bytes at their ends that nobody ever wrote: a file may be said to be far longer than it is.
+    /// They are looked at by nobody.
+    pub(super) hole: u64,
 }
 
 impl Looked {
@@ -93,9 +96,19 @@ pub(super) fn look(
         let file = open_existing(&path, false).map_err(cannot)?;
         file.map(FileBytes::new).transpose().map_err(cannot)
     };
-    let (file, log) = (open("")?, open("-wal")?);
+    let (mut file, mut log) = (open("")?, open("-wal")?);
+    let mut hole = 0;
+    if let Some(file) = &mut file {
+        let mut first = [0; 100];
+        let read = file.read_at(&mut first, 0).ok();
+        let header = read.and_then(|_| Header::parse(&first));
+        let stated = header.map_or(0, |h| u64::from(h.pages) * h.page_size as u64);
+        hole += file.leave_out_hole(stated);
+    }
+    hole += log.as_mut().map_or(0, |log| log.leave_out_hole(0));
     let journal = match open("-journal")? {
-        Some(log) => {
+        Some(mut log) => {
+            hole += log.leave_out_hole(0);
             let cannot = RecoveryError::io("read", &companion(database, "-journal"));
             let read = Journal::read(&log).map_err(cannot)?;
             Some((log, read))
@@ -134,6 +147,7 @@ pub(super) fn look(
         page_size,
         condition,
         bytes,
+        hole,
     })
 }
 

@@ -27,7 +27,7 @@ use super::wal::Overlay;
 use super::{RecoveryError, Site};
 
 /// Room that is left free beside what is written.
-const SPARE: u64 = 1 << 20;
+pub(super) const SPARE: u64 = 1 << 20;
 /// From this size on progress is told.
 const LARGE: u64 = 64 << 20;
 
@@ -200,7 +200,11 @@ impl Run<'_> {
             (_, Some(why)) => Some(why.to_owned()),
             (Condition::Nothing | Condition::Clean | Condition::Replayable(_), None) => None,
         };
-        self.took(&format!("looked at {} bytes", looked.bytes));
+        let hole = match looked.hole {
+            0 => String::new(),
+            n => format!(", but not at {n} bytes at their ends that nobody ever wrote"),
+        };
+        self.took(&format!("looked at {} bytes{hole}", looked.bytes));
         Ok((looked, found))
     }
 

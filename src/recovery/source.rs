@@ -5,7 +5,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 
 /// Bytes that can be read at any position.
 pub trait Bytes {
@@ -35,6 +38,45 @@ impl FileBytes {
         let len = file.metadata()?.len();
         Ok(Self { file, len })
     }
+
+    /// Leaves out the hole at its end, but not what lies in front of `least`; returns its size.
+    pub(super) fn leave_out_hole(&mut self, least: u64) -> u64 {
+        let end = data_end(&self.file, self.len).max(least.min(self.len));
+        let hole = self.len - end;
+        self.len = end;
+        hole
+    }
+}
+
+/// A file counts as sparse where so many bytes of it, at least, take no room.
+const SPARSE: u64 = 1 << 20;
+/// The end of the data is rounded up to whole pages of any size.
+const ROUND: u64 = 64 << 10;
+/// Pieces of a sparse file that are looked at.
+const MOST_PIECES: u32 = 1 << 16;
+
+/// Where the last data of `file`, `len` bytes long, ends: behind it is a hole, which nobody wrote.
+/// `len` where there is none, or the file system does not tell.
+pub(super) fn data_end(file: &File, len: u64) -> u64 {
+    let taken = file
+        .metadata()
+        .map_or(len, |m| m.blocks().saturating_mul(512));
+    if taken.saturating_add(SPARSE) >= len {
+        return len;
+    }
+    let mut end = 0;
+    for _ in 0..MOST_PIECES {
+        let data = match seek(file, SeekFrom::Data(end)) {
+            Ok(data) => data,
+            Err(Errno::NXIO) => return end.next_multiple_of(ROUND).min(len),
+            Err(_) => return len,
+        };
+        match seek(file, SeekFrom::Hole(data)) {
+            Ok(hole) if hole > data => end = hole,
+            Ok(_) | Err(_) => return len,
+        }
+    }
+    len
 }
 
 #[cfg(test)]

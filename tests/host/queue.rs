@@ -245,6 +245,14 @@ fn a_rebuild_needs_the_agent_stopped_and_a_yes_and_then_gives_everything_back() 
         report["evidence"].is_string() && report["unreadable"].is_string(),
         "{report}"
     );
+    let evidence = Path::new(report["evidence"].as_str().expect("a path"));
+    let manifest = fs::read(evidence.join("manifest.json")).expect("a manifest");
+    let manifest: Value = serde_json::from_slice(&manifest).expect("json");
+    let files = manifest["files"].as_array().expect("files");
+    let old = files.iter().find(|f| f["name"] == "sync_queue.db");
+    let old = old.unwrap_or_else(|| panic!("{manifest:#}"));
+    assert_eq!(old["bytes"], size, "{manifest:#}");
+    assert_eq!(old["sha256"].as_str().map(str::len), Some(64));
     // What was taken out before goes in again; the store gives the same, under the same ids.
     home.write(
         "export.jsonl",

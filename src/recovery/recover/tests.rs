@@ -244,6 +244,41 @@ fn a_cut_in_the_copying_of_evidence_leaves_no_half_of_it_and_what_is_whole_is_us
 }
 
 #[test]
+fn a_file_of_a_tebibyte_that_is_nearly_all_a_hole_takes_no_longer_than_its_data() {
+    for (long, damaged) in [("", "-wal"), ("-wal", "-wal"), ("-wal", ""), ("", "")] {
+        let world = World::with_rows(300, 300);
+        if damaged == "-wal" {
+            world.strike_the_log();
+        } else {
+            world.strike("", |bytes| bytes[..100].fill(0));
+        }
+        let path = companion(&world.db(), long);
+        let file = fs::File::options().write(true).open(&path).expect("open");
+        let size = file.metadata().expect("stat").len();
+        if file.set_len(1 << 40).is_err() {
+            println!("SKIPPED: no file of a tebibyte on this file system");
+            return;
+        }
+        drop(file);
+        let before = crate::recovery::source::READ.get();
+        let report = world.recover(Way::InPlace);
+        let read = crate::recovery::source::READ.get() - before;
+        assert!(read < 256 << 20, "{read} bytes read");
+        assert!(ids(&world.db()).len() >= 590, "{long} {damaged}: {report}");
+        let steps: Vec<_> = report.steps.iter().map(|s| s.what.as_str()).collect();
+        assert!(steps[0].contains("nobody ever wrote"), "{steps:?}");
+        let evidence = report.evidence.expect("evidence");
+        let name = path.file_name().expect("name");
+        let kept = evidence.join(name);
+        assert_eq!(fs::metadata(&kept).expect("kept").len(), 1 << 40);
+        let manifest = Evidence::read(&evidence).expect("manifest").manifest;
+        let file = manifest.files.iter().find(|f| *f.name == *name);
+        let hole = file.map_or(0, |f| f.hole);
+        assert!(hole > (1 << 40) - size - (1 << 20), "{hole}");
+    }
+}
+
+#[test]
 fn a_dry_run_and_a_copy_change_nothing() {
     let world = World::with_rows(200, 200);
     world.strike_the_log();
