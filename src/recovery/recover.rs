@@ -18,7 +18,7 @@ use super::hold::Hold;
 use super::look::{Condition, Looked, look};
 use super::missing::missing;
 use super::pages::{Expected, FromPages, JournalState, RolledBack};
-use super::report::{LeftOut, Report, StepTaken, TableKept, Verdict};
+use super::report::{LeftOut, Missing, Report, StepTaken, TableKept, Verdict};
 use super::restore::{Restored, Restoring, Snapshots};
 use super::rows::{RollBack, RowSalvage};
 use super::source::Bytes;
@@ -192,6 +192,9 @@ impl Run<'_> {
             (Condition::Nothing, _) if evidence.is_none() && self.has_snapshots() => {
                 Some("it is missing, and snapshots of it are there".to_owned())
             }
+            (Condition::Nothing, _) if evidence.is_none() && self.told_of() > 0 => {
+                Some("it is missing, and readings in it were acknowledged".to_owned())
+            }
             (Condition::Nothing, _) if evidence.is_none() => {
                 return Err(RecoveryError::Nothing(database.to_owned()));
             }
@@ -206,6 +209,23 @@ impl Run<'_> {
         };
         self.took(&format!("looked at {} bytes{hole}", looked.bytes));
         Ok((looked, found))
+    }
+
+    /// Readings that must have been in what is missing now, where a new one may take its place.
+    fn told_of(&self) -> u64 {
+        let lost = self
+            .all_acknowledged()
+            .filter(|_| self.request.may_be_fresh);
+        lost.map_or(0, Missing::rows)
+    }
+
+    /// All readings of which somebody was told.
+    fn all_acknowledged(&self) -> Option<Missing> {
+        let all = self.request.acknowledged.map(|a| Missing {
+            first: a.lowest.max(1),
+            last: a.upto,
+        });
+        all.filter(|m| m.first <= m.last)
     }
 
     fn has_snapshots(&self) -> bool {
@@ -323,6 +343,10 @@ impl Run<'_> {
             report.tables = tables_of(&restored.opinion);
             report.restored = Some(restored.from.clone());
             report.missing = missing(&out, request.acknowledged)?;
+            report.lost_rows_known = report.missing.iter().map(|m| m.rows()).sum();
+        }
+        if verdict == Verdict::Fresh {
+            report.missing = self.all_acknowledged().into_iter().collect();
             report.lost_rows_known = report.missing.iter().map(|m| m.rows()).sum();
         }
         if verdict == Verdict::Salvaged {

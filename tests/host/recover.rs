@@ -587,3 +587,36 @@ fn evidence_is_not_kept_behind_a_link_in_somebody_elses_folder() {
         assert!(elsewhere.join(name).join("precious").exists(), "{name}");
     }
 }
+
+#[test]
+fn what_was_lost_is_named_at_every_later_start_though_newer_ids_climb_above_it() {
+    let home = Home::new();
+    filled(&home, 400);
+    // All of the store goes, and no snapshot was made of it.
+    for suffix in ["", "-wal", "-shm"] {
+        fs::remove_file(home.data(&format!("edge_store.db{suffix}"))).ok();
+    }
+    let mut agent = home.start();
+    let report = serves_after(&mut agent, &home, "fresh");
+    assert!(report["lost_rows_known"].as_u64() >= Some(1), "{report:#}");
+    agent.stop();
+    for _ in 0..2 {
+        let mut agent = home.serving();
+        let mut client = home.client();
+        for _ in 0..50 {
+            client.send();
+        }
+        client.wait_acked(50);
+        let status = agent.wait_for("status", |s| s["store"] == "running");
+        let last = status["last_recovered"].as_array().expect("an array");
+        assert_eq!(last[0]["missing"], report["missing"], "{status:#}");
+        let said = home.holdup(&["status"]);
+        assert!(text(&said).contains("are missing"), "{}", text(&said));
+        agent.stop();
+    }
+    let ended = audited(&home, "recovery");
+    assert!(
+        ended.iter().any(|e| e.to_string().contains("fresh")),
+        "{ended:#?}"
+    );
+}

@@ -453,6 +453,50 @@ fn ids_that_were_acknowledged_and_are_gone_are_named() {
 }
 
 #[test]
+fn a_store_that_is_gone_with_all_that_was_acknowledged_is_called_fresh_and_its_readings_missing() {
+    let world = World::with_rows(10, 10);
+    for suffix in ["", "-wal", "-shm"] {
+        fs::remove_file(companion(&world.db(), suffix)).ok();
+    }
+    let medium = Medium::open(world.home.path()).expect("medium");
+    let run = |acknowledged: Option<Acknowledged>| {
+        let request = Request {
+            database: &world.db(),
+            way: Way::InPlace,
+            tables: &[Expected::of(READINGS)],
+            suspicion: None,
+            thorough: false,
+            cut: false,
+            may_be_fresh: true,
+            acknowledged,
+            snapshots: None,
+            say: &|_| {},
+            begins: &|_| {},
+        };
+        recover(&request, &world.site(&medium))
+    };
+    let of = |lowest, upto| Acknowledged {
+        epoch: 7,
+        lowest,
+        upto,
+    };
+    // A new gateway: nothing is missing.
+    for nothing in [None, Some(of(1, 0)), Some(of(0, 0))] {
+        let e = run(nothing).expect_err("nothing there");
+        assert!(matches!(e, RecoveryError::Nothing(_)), "{e}");
+        assert!(!world.evidence.exists());
+    }
+    let report = run(Some(of(3, 20))).expect("a report");
+    assert_eq!(report.verdict, Verdict::Fresh, "{report}");
+    assert_eq!((report.missing[0].first, report.missing[0].last), (3, 20));
+    assert_eq!(report.lost_rows_known, 18);
+    assert!(!world.db().exists(), "room for a new one");
+    // Told at every later start, too.
+    let told = crate::recovery::last_recoveries(&world.evidence);
+    assert_eq!(told[0].missing, report.missing);
+}
+
+#[test]
 fn where_a_copy_does_not_fit_the_files_are_moved() {
     let world = World::with_rows(50, 50);
     let medium = Medium::open(world.home.path()).expect("medium");
