@@ -238,6 +238,30 @@ fn behind_a_closed_gate_nothing_is_written_and_then_it_goes_on() {
 }
 
 #[test]
+fn asked_for_behind_a_closed_gate_it_begins_when_that_opens() {
+    let w = World::new();
+    let heeded = AtomicU64::new(0);
+    let (gate, to) = (Arc::clone(&w.gate), w.to());
+    gate.close(Closer::Power);
+    let copied = w.copy(
+        &|| {
+            if gate.is_closed() {
+                assert!(!to.exists(), "begun behind the gate");
+                if heeded.fetch_add(1, SeqCst) == 2 {
+                    gate.open(Closer::Power);
+                }
+            }
+            Heed::Go
+        },
+        &|_, _| (),
+    );
+    copied.expect("copy");
+    assert!(heeded.load(SeqCst) > 2);
+    assert_eq!(w.copied().0, "ok");
+    w.end();
+}
+
+#[test]
 fn given_up_in_the_middle_it_leaves_nothing_and_the_next_one_is_whole() {
     let w = World::new();
     let half = AtomicBool::new(false);
