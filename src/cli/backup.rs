@@ -165,6 +165,14 @@ fn create(
     let say = teller(json);
     match ask_agent(&loaded.settings, &say)? {
         Asked::Made(report) => return tell_made(&report, json, out),
+        // The agent has the configuration of its start.
+        Asked::Refused(why)
+            if why == BackupError::NoRecipient.to_string()
+                && !loaded.settings.backup.recipients.is_empty() =>
+        {
+            let why = "the agent does not know of backup.recipients yet: restart it";
+            return refused(why, json, out);
+        }
         Asked::Refused(why) => return refused(&why, json, out),
         Asked::NoAgent => {}
     }

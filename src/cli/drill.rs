@@ -35,8 +35,9 @@ pub(super) struct DrillArgs {
     /// As one JSON object.
     #[arg(long)]
     json: bool,
-    /// Readings before each disaster.
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=1_000_000))]
+    /// Readings before each disaster; fewer lie in one page of the log, which is lost or not as a
+    /// whole.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
     rows: u64,
     /// Where the isolated home is made: never in the live directories. Default: $TMPDIR, or
     /// drill.home.

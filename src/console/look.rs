@@ -83,7 +83,18 @@ fn power(s: &Status) -> &'static str {
     }
 }
 
+/// Is power away, or service not back yet?
+fn is_away(s: &Status) -> bool {
+    let held = [
+        "Suspect", "Failing", "Parked", "Resuming", "Off", "Stopping",
+    ];
+    held.contains(&s.supply.as_str())
+}
+
 fn protection(s: &Status) -> &'static str {
+    if is_away(s) {
+        return "it has gone: see power";
+    }
     match s.readiness.as_str() {
         "Ready" => "everything is safe in time",
         "AtRisk" => "AT RISK: it may not be done in time; what was acknowledged is safe",
@@ -93,6 +104,7 @@ fn protection(s: &Status) -> &'static str {
 
 fn data(s: &Status) -> &'static str {
     match s.store.as_str() {
+        "running" if is_away(s) => "readings wait until power is back; what is stored is safe",
         "running" if s.ledger.missing.is_some() => "served; SOME READINGS ARE MISSING",
         "running" => "readings are taken and stored",
         "starting" => "NOT SERVED YET: the database is being opened or repaired",
@@ -220,8 +232,36 @@ pub fn troubles(status: Result<&Status, &str>) -> Vec<Trouble> {
             "`audit verify` says more; entries wait in memory until it can",
         ));
     }
+    for report in &s.last_recovered {
+        let name = report.database.file_name().unwrap_or_default();
+        let name = name.to_string_lossy();
+        if report.lost_rows_known > 0 {
+            all.push(Trouble::new(
+                format!(
+                    "{name} was damaged and repaired, and {} rows of it are lost",
+                    report.lost_rows_known
+                ),
+                "`status` names them; a backup may still have them",
+            ));
+        } else if report.damaged_places > 0 {
+            all.push(Trouble::new(
+                format!(
+                    "{name} was damaged and repaired; {} pages of it could not be read in full",
+                    report.damaged_places
+                ),
+                "nothing is known to be missing; the damaged files are kept as evidence",
+            ));
+        }
+    }
     for warning in &s.backup.health.warnings {
         all.push(split(warning, "`backup create` makes one now"));
+    }
+    let failed = s.drill.last.as_ref().filter(|d| !d.passed);
+    if let Some(drill) = failed {
+        all.push(Trouble::new(
+            format!("the last drill failed: {}", drill.failed.join(", ")),
+            "`status` says when; `holdup drill` in a shell holds another and says what is wrong",
+        ));
     }
     all
 }

@@ -354,7 +354,12 @@ impl Session {
         let known = self.technician.is_some();
         match (command.needs, known) {
             (Needs::Login | Needs::Yes(_) | Needs::Name(_), false) => {
-                out.say("That needs a technician: type login.\r\n");
+                out.say(match host.is_unclaimed() {
+                    Ok(true) => {
+                        "That needs a technician, and no key is enrolled yet: type claim.\r\n"
+                    }
+                    Ok(false) | Err(_) => "That needs a technician: type login.\r\n",
+                });
                 self.prompt(host, out);
             }
             (Needs::Nobody, _) | (Needs::Login, true) => self.plain(command, now, host, out),
@@ -477,7 +482,12 @@ impl Session {
         match host.is_unclaimed() {
             Ok(true) => {
                 out.say("Paste your public key (one line, from ~/.ssh/id_ed25519.pub).\r\n");
-                out.say("It can then do everything here. Make one with: ssh-keygen -t ed25519\r\n");
+                out.say(
+                    "Whoever has that key can then do everything here. The comment at its end\r\n",
+                );
+                out.say(
+                    "is your name here (kim@laptop). Make one: ssh-keygen -t ed25519 -C NAME\r\n",
+                );
                 self.state = State::Claiming;
                 self.editor.begin("key: ", out);
             }

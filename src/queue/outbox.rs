@@ -163,11 +163,11 @@ impl Outbox {
             self.count()?;
         }
         let done = act(self)?;
-        if let Some(lowest) = self.lowest_outstanding()? {
-            self.book.delivered_upto = self.book.delivered_upto.max(lowest - 1);
-        } else {
-            self.book.delivered_upto = self.book.delivered_upto.max(self.book.fed_upto);
-        }
+        // What was never queued has not left: a rebuilt queue's first message says nothing of those
+        // before it, which are still to be queued again.
+        let fed = self.book.fed_upto;
+        let left = self.lowest_outstanding()?.map_or(fed, |n| fed.min(n - 1));
+        self.book.delivered_upto = self.book.delivered_upto.max(left);
         self.book.highest = self.book.highest.max(self.book.fed_upto);
         self.book.keep(&self.conn, before)?;
         self.conn.prepare_cached("COMMIT")?.raw_execute()?;

@@ -963,6 +963,24 @@ fn what_was_delivered_is_not_queued_again_by_a_rebuild() {
 }
 
 #[test]
+fn what_a_rebuild_has_lost_is_queued_again_also_after_a_second_rebuild() {
+    let w = fed(300);
+    // The first messages and the book are gone; nothing was ever delivered.
+    Connection::open(w.path())
+        .expect("open")
+        .execute_batch(
+            "DELETE FROM holdup_meta WHERE key IN ('fed_upto', 'delivered_upto', 'highest');
+             DELETE FROM sync_queue WHERE id <= 54;",
+        )
+        .expect("the loss");
+    for _ in 0..2 {
+        let report = rebuilt(&w);
+        assert_eq!((report.kept, report.fed_from), (246, Some(0)));
+    }
+    complete(&w, 300);
+}
+
+#[test]
 fn a_cut_in_the_swap_leaves_the_new_queue_and_no_log_of_the_old_one() {
     let w = fed(20);
     let mut outbox = w.open(SETTINGS);

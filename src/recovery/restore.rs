@@ -114,7 +114,8 @@ impl Restoring<'_> {
             Some(_) => highest(self.out)?,
             None => None,
         };
-        if files.is_some() && !self.is_lacking(highest, &all)? {
+        let torn = files.is_some_and(|f| f.traits.pages_behind > 0 || f.traits.holes > 0);
+        if files.is_some() && !self.is_lacking(highest, torn, &all)? {
             return Ok(None);
         }
         match files {
@@ -143,13 +144,22 @@ impl Restoring<'_> {
         Ok(None)
     }
 
-    /// Would a snapshot add to what the files give?
-    fn is_lacking(&self, highest: Option<i64>, all: &[Snapshot]) -> Result<bool, RecoveryError> {
+    /// Would a snapshot add to what the files give, of which `torn` is some page that was not read
+    /// in full?
+    fn is_lacking(
+        &self,
+        highest: Option<i64>,
+        torn: bool,
+        all: &[Snapshot],
+    ) -> Result<bool, RecoveryError> {
         let behind = all.iter().any(|s| s.highest > highest);
         // Of what only ever grows each missing row is a loss; from anything else rows are also
         // removed, and only where the whole file is gone is nothing known of that.
         let gaps = highest.is_some() && !missing(self.out, self.acknowledged)?.is_empty();
-        Ok(self.gone || behind || gaps)
+        // Beside readings a store has rows of which no number tells that they are gone: which of the
+        // readings were retracted, which ids of clients were seen.
+        let others = torn && self.acknowledged.is_some();
+        Ok(self.gone || behind || gaps || others)
     }
 
     /// One snapshot with the rows of the files; why it is of no use.

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::home::{Home, poll};
 
 /// Small, so that a busy machine holds it soon.
-const ROWS: &str = "60";
+const ROWS: &str = "100";
 
 /// A live gateway, stopped, with some readings; and a place for drills.
 struct World {

@@ -49,7 +49,10 @@ pub enum LoginError {
     #[error("the signature is for another purpose: sign with -n holdup")]
     Namespace,
     /// Nobody's key.
-    #[error("this key is not enrolled on this gateway")]
+    #[error(
+        "this key is not enrolled on this gateway: somebody who is adds it to \
+         console.allowed_signers"
+    )]
     Unknown,
     /// Its time is over.
     #[error("this key has been revoked")]
