@@ -123,7 +123,7 @@ fn a_random_start_of_the_log_costs_nothing_and_the_live_gateway_is_not_touched()
     let before = contents(&world.live);
     assert!(before.len() > 3, "{before:?}");
     let outcome = world.passes("wal-random");
-    assert_eq!(outcome["found"]["count"], 60);
+    assert_eq!(outcome["found"]["count"], 100);
     assert_eq!(contents(&world.live), before);
 }
 
@@ -142,12 +142,12 @@ fn a_corrupt_queue_is_whole_again() {
     let world = World::new();
     let outcome = world.passes("queue-corrupt");
     assert_eq!(outcome["what"], "messages");
-    assert_eq!(outcome["found"]["count"], 60);
+    assert_eq!(outcome["found"]["count"], 100);
 }
 
 /// It went through a backup that was verified, for a key that was the drill's alone.
 fn from_a_backup(outcome: &Value) {
-    assert_eq!(outcome["found"]["count"], 60);
+    assert_eq!(outcome["found"]["count"], 100);
     let backup = &outcome["backup"];
     assert_eq!(backup["verified"], true, "{outcome:#}");
     assert!(backup["bytes"].as_u64() > Some(100), "{outcome:#}");
@@ -165,7 +165,7 @@ fn a_destructive_query_is_undone_by_the_backup_before_it() {
     let outcome = World::new().passes("destructive-query");
     from_a_backup(&outcome);
     let notes = outcome["notes"].to_string();
-    assert!(notes.contains("DELETE FROM readings: 60 rows"), "{notes}");
+    assert!(notes.contains("DELETE FROM readings: 100 rows"), "{notes}");
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn the_backup_alone_brings_back_readings_and_messages() {
     let outcome = World::new().passes("backup-only");
     from_a_backup(&outcome);
     assert!(
-        outcome["notes"].to_string().contains("60 messages"),
+        outcome["notes"].to_string().contains("100 messages"),
         "{outcome:#}"
     );
 }
@@ -213,7 +213,7 @@ fn a_restore_that_is_killed_again_and_again_is_whole_in_the_end() {
 fn a_drill_that_finds_fewer_rows_fails_and_says_so() {
     let world = World::new();
     // The last row; in which order a rebuilt queue has its messages is its own affair.
-    for (scenario, rows) in [("wal-random", "ids 60"), ("queue-corrupt", "ids ")] {
+    for (scenario, rows) in [("wal-random", "ids 100"), ("queue-corrupt", "ids ")] {
         let (code, evidence) = world.evidence(scenario, &["--sabotage"]);
         assert_eq!(code, Some(1), "{evidence:#}");
         let outcome = &evidence["scenarios"][0];

@@ -387,3 +387,46 @@ fn none_is_taken_while_power_is_lost_and_the_plan_is_not_late_for_it() {
     wait_for_snapshot(&mut agent, 600);
     agent.stop();
 }
+
+#[test]
+fn what_was_retracted_stays_so_where_only_a_snapshot_still_knows_of_it() {
+    let home = home();
+    let mut agent = home.serving();
+    let mut client = home.client();
+    send(&mut client, 300);
+    let args = ["--since", "5", "--until", "9", "--reason", "wet", "--yes"];
+    let done = home.holdup(&[&["retract", "t"], &args[..]].concat());
+    assert!(done.status.success(), "{done:?}");
+    client.send();
+    client.wait_acked(301);
+    wait_for_snapshot(&mut agent, 301);
+    agent.stop();
+    no_more(&home);
+    let store = home.data("edge_store.db");
+    let root: u32 = rusqlite::Connection::open(&store)
+        .expect("open")
+        .query_row(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'holdup_retracted'",
+            [],
+            |r| r.get(0),
+        )
+        .expect("its root");
+    let root = root as usize;
+    let mut bytes = fs::read(&store).expect("read");
+    for (n, byte) in bytes[(root - 1) * 1024..root * 1024].iter_mut().enumerate() {
+        *byte = (n * 37 + 11) as u8;
+    }
+    #[expect(clippy::disallowed_methods, reason = "the test plants damage")]
+    fs::write(&store, bytes).expect("write");
+    let name = store.to_str().expect("text");
+    let done = home.holdup(&["recover", name, "--json"]);
+    let report: Value = serde_json::from_slice(&done.stdout).expect("a report");
+    assert_eq!(report["verdict"], "restored", "{report:#}");
+    assert_eq!(report["missing"].as_array().map(Vec::len), Some(0));
+    let conn = rusqlite::Connection::open(&store).expect("open");
+    let count = |table: &str| -> i64 {
+        let sql = format!("SELECT count(*) FROM {table}");
+        conn.query_row(&sql, [], |r| r.get(0)).expect("count")
+    };
+    assert_eq!((count("readings"), count("readings_valid")), (301, 296));
+}
