@@ -399,10 +399,18 @@ fn export(
         }
     }
     target.flush()?;
-    writeln!(
-        io::stderr(),
-        "exported {rows} messages; {faults} places could not be read"
-    )?;
+    if faults == 0 && !whole {
+        // What leads to the rows is gone, and with it what would tell of those that are.
+        writeln!(
+            io::stderr(),
+            "exported {rows} messages; others may be missing, and nothing is left that names them"
+        )?;
+    } else {
+        writeln!(
+            io::stderr(),
+            "exported {rows} messages; {faults} places could not be read"
+        )?;
+    }
     Ok(u8::from(faults > 0 || !whole))
 }
 
