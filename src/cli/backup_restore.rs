@@ -457,7 +457,7 @@ fn told(
             "other_gateway": plan.other_gateway,
             "restored": changes,
             "skipped": plan.skipped,
-            "kept": done.kept,
+            "kept": done.kept.iter().map(|p| p.display().to_string()).collect::<Vec<_>>(),
             "ids_above": done.ids_above,
         });
         writeln!(out, "{answer:#}")?;

@@ -310,10 +310,20 @@ impl Host for Desk {
             Ok(s) => Ok(s),
             Err(why) => Err(why.as_str()),
         };
-        look(&self.settings.gateway.id, told)
+        let mut rows = look(&self.settings.gateway.id, told);
+        if self.broken.is_some() {
+            rows.push("THE CONFIGURATION CANNOT BE READ; `why` says where, after login".to_owned());
+        }
+        rows
     }
 
     fn is_unclaimed(&mut self) -> Result<bool, String> {
+        // The list of keys may be named in what cannot be read.
+        if let Some(why) = &self.broken {
+            return Err(format!(
+                "nobody can claim a gateway whose configuration cannot be read: {why}"
+            ));
+        }
         self.signers().map(|s| s.is_empty())
     }
 

@@ -16,9 +16,9 @@ use super::swap;
 use super::{RecoveryError, Site};
 
 /// Files beside a database that are ours alone, and remade.
-const OURS: [&str; 3] = ["-recovery", "-recovery.new", "-recovered"];
+const OURS: [&str; 3] = ["-recovery", "-recovery.new", "-holdup-new"];
 /// What is made is made without these; SQLite would lay them over it.
-const NEVER: [&str; 3] = ["-recovered-wal", "-recovered-shm", "-recovered-journal"];
+const NEVER: [&str; 3] = ["-holdup-new-wal", "-holdup-new-shm", "-holdup-new-journal"];
 /// What a database begins with.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 

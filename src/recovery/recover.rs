@@ -456,8 +456,12 @@ impl Run<'_> {
         };
         let tables = self.request.tables;
         let database = looked.database.as_ref().map(|f| f as &dyn Bytes);
+        // Nobody has both: what lies in a journal's place beside a log with commits is none, and
+        // SQLite looks at it in vain.
+        let is_logged = !looked.wal.transactions().is_empty();
         if let (Some(file), Some((log, journal))) = (&looked.database, &looked.journal)
             && journal.state() != JournalState::Idle
+            && !is_logged
         {
             let back = RolledBack::new(file, log, journal)
                 .map_err(RecoveryError::io("read", self.request.database))?;

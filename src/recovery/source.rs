@@ -174,8 +174,18 @@ pub trait Pages {
     /// the file is zero.
     fn read(&self, v: Version, buf: &mut [u8]) -> io::Result<()>;
 
+    /// How many bytes of a version are there, before the end of its file: the rest is no zeros that
+    /// anybody wrote.
+    fn present(&self, v: Version) -> usize;
+
     /// Are frames of transaction `t` damaged or missing, so that pages it wrote may be unknown?
     fn transaction_torn(&self, t: u32) -> bool;
+}
+
+/// Bytes of a page at `at` before the end of a file of `length` bytes.
+pub(super) fn bytes_before_end(length: u64, at: u64, page_size: usize) -> usize {
+    let left = length.saturating_sub(at);
+    usize::try_from(left).map_or(page_size, |n| n.min(page_size))
 }
 
 #[cfg(test)]

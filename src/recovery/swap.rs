@@ -33,7 +33,7 @@ pub(super) fn journal(database: &Path) -> PathBuf {
 
 /// Where the new database is made.
 pub(super) fn staged(database: &Path) -> PathBuf {
-    companion(database, "-recovered")
+    companion(database, "-holdup-new")
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -494,7 +494,7 @@ mod tests {
             }
             end(&world.db(), &next).expect("end");
             if world.file("").as_deref() == Some(b"new") {
-                for gone in ["-wal", "-shm", "-journal", "-recovered", "-recovery"] {
+                for gone in ["-wal", "-shm", "-journal", "-holdup-new", "-recovery"] {
                     assert_eq!(world.file(gone), None, "{gone}, cut {cut}");
                 }
                 outcomes[1] += 1;

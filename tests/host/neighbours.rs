@@ -148,7 +148,7 @@ fn whatever_lies_where_a_recovery_puts_its_files_is_set_aside_and_the_agent_serv
         // A folder is what it is to be.
         names.extend((kind != Kind::Directory).then(|| "evidence".to_owned()));
         for database in ["edge_store.db", "sync_queue.db"] {
-            for suffix in ["-recovery", "-recovered", "-recovered-wal"] {
+            for suffix in ["-recovery", "-holdup-new", "-holdup-new-wal"] {
                 names.push(format!("{database}{suffix}"));
             }
             // As a file each of these may be one of ours.

@@ -77,7 +77,7 @@ fn half_made(home: &Home) -> bool {
 }
 
 fn staged(home: &Home) -> bool {
-    home.data("edge_store.db-recovered").exists()
+    home.data("edge_store.db-holdup-new").exists()
 }
 
 /// Power goes as soon as `begun` holds; the agent is parked in the middle, in time.

@@ -77,11 +77,18 @@ pub struct Request<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Done {
     /// Where the files lie that were replaced; `None` where there were none.
+    #[serde(serialize_with = "shown")]
     pub kept: Vec<PathBuf>,
     /// The files that were put in place.
+    #[serde(serialize_with = "shown")]
     pub restored: Vec<PathBuf>,
     /// No id up to this one is given to a new reading; `None` where no store was restored.
     pub ids_above: Option<i64>,
+}
+
+/// As people are shown them: a path need not be UTF-8, and JSON must be.
+fn shown<S: serde::Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(paths.iter().map(|p| p.display().to_string()))
 }
 
 /// Reads all of the archive and says what a restore would do. Nothing is touched.

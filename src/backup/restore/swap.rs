@@ -31,7 +31,7 @@ const COMPANIONS: [&str; 6] = [
     "-journal",
     "-shm",
     "-recovery",
-    "-recovered",
+    "-holdup-new",
     "-suspect",
 ];
 /// So many files that came between are kept of one name.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::super::source::{Bytes, Pages, Version};
+use super::super::source::{Bytes, Pages, Version, bytes_before_end};
 use super::header::page_size_of;
 
 /// The pages of one database file, each in one version.
@@ -56,6 +56,10 @@ impl<B: Bytes> Pages for Image<B> {
         let got = self.file.read_at(buf, v.at)?;
         buf[got..].fill(0);
         Ok(())
+    }
+
+    fn present(&self, v: Version) -> usize {
+        bytes_before_end(self.file.len(), v.at, self.page_size)
     }
 
     fn transaction_torn(&self, _: u32) -> bool {

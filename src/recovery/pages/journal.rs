@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use super::super::source::{Bytes, Pages, Version};
+use super::super::source::{Bytes, Pages, Version, bytes_before_end};
 use super::header::{is_page_size, lock_page, page_size_of, word};
 
 const MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
@@ -251,6 +251,14 @@ impl<B: Bytes, J: Bytes> Pages for RolledBack<'_, B, J> {
         };
         buf[got..].fill(0);
         Ok(())
+    }
+
+    fn present(&self, v: Version) -> usize {
+        if v.at & IN_JOURNAL == 0 {
+            bytes_before_end(self.file.len(), v.at, self.page_size)
+        } else {
+            bytes_before_end(self.log.len(), v.at & !IN_JOURNAL, self.page_size)
+        }
     }
 
     fn transaction_torn(&self, _: u32) -> bool {

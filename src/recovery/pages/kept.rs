@@ -145,6 +145,10 @@ impl Pages for AsOf<'_> {
         self.pages.read(v, buf)
     }
 
+    fn present(&self, v: Version) -> usize {
+        self.pages.present(v)
+    }
+
     fn transaction_torn(&self, t: u32) -> bool {
         self.pages.transaction_torn(t)
     }

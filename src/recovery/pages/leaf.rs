@@ -13,7 +13,7 @@ use super::table::{Fit, Table};
 use super::view::{Flaw, View};
 
 /// What media lose at once.
-const SECTOR: usize = 512;
+pub(super) const SECTOR: usize = 512;
 
 /// How much the bytes of a page are worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,19 @@ pub(super) enum Trust {
     Unsaid,
     /// A checksum speaks against them.
     Refuted,
+}
+
+/// How a page's bytes lie.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lies {
+    /// When they were written.
+    pub(super) at: u64,
+    /// What they are worth.
+    pub(super) trust: Trust,
+    /// Bytes of the file's sector before the page's first: in a log pages begin between sectors.
+    pub(super) shift: usize,
+    /// So many of them are there; the file ends before the others.
+    pub(super) present: usize,
 }
 
 /// A place in the order of the leaf's keys.
@@ -98,17 +111,18 @@ pub(super) fn sift(
     table: &Table,
     bytes: &[u8],
     number: u32,
-    at: u64,
-    trust: Trust,
+    lies: Lies,
     others: &Others,
 ) -> Sifted {
+    let Lies { at, trust, .. } = lies;
     let node = Node::parse(bytes, number, view.usable()).filter(|n| n.kind == Kind::TableLeaf);
     let Some(node) = node else {
-        return carve(view, table, bytes, number, at, trust, others);
+        return carve(view, table, bytes, number, lies, others);
     };
     let mut too_large = 0;
     let mut looked: Vec<(Option<Cell>, Fit)> = (0..node.cells)
         .map(|i| match node.cell(i) {
+            Some(cell) if cell.place.end > lies.present => (Some(cell), Fit::Never),
             Some(cell) => match fit_of(view, table, &node, &cell, at, trust) {
                 Ok(fit) => (Some(cell), fit),
                 Err(Flaw::TooLarge) => {
@@ -154,19 +168,20 @@ pub(super) fn sift(
     let failed = looked.iter().filter(|l| l.1 == Fit::Never).count();
     // A page whose pointers are mostly lost gives more when its cells are looked for.
     if failed * 2 > looked.len() || (looked.is_empty() && !orderly) {
-        let carved = carve(view, table, bytes, number, at, trust, others);
+        let carved = carve(view, table, bytes, number, lies, others);
         if carved.slots.len() > looked.len() - failed {
             return carved;
         }
     }
-    let torn = torn_sectors(&node, &looked);
+    let torn = torn_sectors(&node, &looked, lies.shift);
     let located = failed > 0 || !orderly;
     let slots = looked
         .into_iter()
         .zip(confirmed)
         .map(|((cell, fit), confirmed)| match cell {
             Some(cell) if fit != Fit::Never => {
-                let hit = torn[cell.place.start / SECTOR..=(cell.place.end - 1) / SECTOR]
+                let sector = |at: usize| (at + lies.shift) / SECTOR;
+                let hit = torn[sector(cell.place.start)..=sector(cell.place.end - 1)]
                     .iter()
                     .any(|t| *t);
                 let believed = confirmed || (!hit && (located || trust == Trust::Unsaid));
@@ -279,8 +294,8 @@ fn drop_unordered(looked: &mut [(Option<Cell>, Fit)]) {
 
 /// Sectors in which no cell that begins there is sound, so that a cell reaching into one from
 /// before may have lost its end.
-fn torn_sectors(node: &Node<'_>, looked: &[(Option<Cell>, Fit)]) -> Vec<bool> {
-    let sectors = 65_536 / SECTOR;
+fn torn_sectors(node: &Node<'_>, looked: &[(Option<Cell>, Fit)], shift: usize) -> Vec<bool> {
+    let sectors = 65_536 / SECTOR + 1;
     let (mut sound, mut failed) = (vec![0u32; sectors], vec![0u32; sectors]);
     for (i, (cell, fit)) in looked.iter().enumerate() {
         let start = cell
@@ -291,13 +306,14 @@ fn torn_sectors(node: &Node<'_>, looked: &[(Option<Cell>, Fit)]) -> Vec<bool> {
         } else {
             &mut sound
         };
-        if let Some(n) = count.get_mut(start / SECTOR) {
+        if let Some(n) = count.get_mut((start + shift) / SECTOR) {
             *n += 1;
         }
     }
     (0..sectors)
         .map(|s| {
-            let bytes = node.bytes(s * SECTOR..(s + 1) * SECTOR);
+            let from = (s * SECTOR).saturating_sub(shift);
+            let bytes = node.bytes(from..(s + 1) * SECTOR - shift);
             let blank = bytes.len() == SECTOR && bytes.iter().all(|b| *b == bytes[0]);
             (failed[s] > 0 && sound[s] == 0) || blank
         })
@@ -312,8 +328,9 @@ fn carve(
     table: &Table,
     bytes: &[u8],
     number: u32,
-    at: u64,
-    trust: Trust,
+    Lies {
+        at, trust, present, ..
+    }: Lies,
     others: &Others,
 ) -> Sifted {
     let mut sifted = Sifted::default();
@@ -343,7 +360,7 @@ fn carve(
         let Some((next, (behind, _))) = next.and_then(|n| Some((n, *chains.get(&n)?))) else {
             continue;
         };
-        if fit(view, table, &node, &cell, at) != Ok(Fit::Good) {
+        if end > present || fit(view, table, &node, &cell, at) != Ok(Fit::Good) {
             continue;
         }
         chains.insert(start, (behind + 1, next));

@@ -20,7 +20,7 @@ mod suit;
 use std::collections::{BTreeMap, HashSet};
 
 use super::super::source::{Pages, Version};
-use super::leaf::{Others, Sifted, Slot, Trust, sift};
+use super::leaf::{Lies, Others, SECTOR, Sifted, Slot, Trust, sift};
 use super::node::{Cell, Kind, Node};
 use super::record::{Value, decode};
 use super::schema::Schema;
@@ -340,15 +340,14 @@ impl<K: Keeper> Work<'_, '_, K> {
     /// Takes a state of a leaf apart, with its other states as witnesses where it needs any.
     fn sift(&self, table: usize, v: Version, bytes: &[u8]) -> Sifted {
         let shape = &self.schema.tables[table];
-        let first = sift(
-            self.view,
-            shape,
-            bytes,
-            v.page,
-            when(v),
-            trust(v),
-            &Others::default(),
-        );
+        let lies = Lies {
+            at: when(v),
+            trust: trust(v),
+            // What media lose at once are sectors of the file.
+            shift: usize::try_from(v.at % SECTOR as u64).unwrap_or(0),
+            present: self.view.pages.present(v),
+        };
+        let first = sift(self.view, shape, bytes, v.page, lies, &Others::default());
         if first.whole || trust(v) == Trust::Proven {
             return first;
         }
@@ -366,7 +365,7 @@ impl<K: Keeper> Work<'_, '_, K> {
                 others.add(&node, other.proven);
             }
         }
-        sift(self.view, shape, bytes, v.page, when(v), trust(v), &others)
+        sift(self.view, shape, bytes, v.page, lies, &others)
     }
 
     fn emit(
@@ -518,9 +517,11 @@ impl<K: Keeper> Work<'_, '_, K> {
                 .any(|page| page.windows(bytes.len().max(1)).any(|w| w == bytes))
         };
         let shape = &self.schema.tables[table];
+        let present = self.view.pages.present(v);
         let mut failed = 0;
         for i in 0..node.cells {
-            let cell = node.cell(i).filter(|cell| {
+            let there = node.cell(i).filter(|cell| cell.place.end <= present);
+            let cell = there.filter(|cell| {
                 let fit = self
                     .view
                     .payload(&node, cell, when(v))

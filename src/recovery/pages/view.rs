@@ -129,6 +129,9 @@ impl<'a> View<'a> {
             let page = self.load(v).ok_or(Flaw::Chain)?;
             let want = (whole - bytes.len()).min(room);
             let part = page.get(4..4 + want).ok_or(Flaw::Chain)?;
+            if 4 + want > self.pages.present(v) {
+                return Err(Flaw::Chain);
+            }
             // A page of zeros in the midst of something else was written by nobody; a long blob
             // of zeros has them before it too.
             let tail = &bytes[bytes.len().saturating_sub(16)..];

@@ -181,7 +181,7 @@ fn the_start_of_the_log_is_random_and_nearly_all_rows_come_back() {
         assert_eq!(kept, bytes, "evidence of a.db{suffix}");
     }
     assert!(dir.join("report.json").exists());
-    assert!(!companion(&world.db(), "-recovered").exists());
+    assert!(!companion(&world.db(), "-holdup-new").exists());
 }
 
 #[test]

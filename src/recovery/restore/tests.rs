@@ -233,7 +233,7 @@ fn rows_of_the_files_win_the_snapshot_fills_the_gaps_and_what_expired_stays_gone
         )
         .expect("ask");
     assert_eq!(upto, 400);
-    assert!(!companion(&w.db(), "-recovered-files").exists());
+    assert!(!companion(&w.db(), "-holdup-new-files").exists());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::io;
 
 use super::checksum::big;
 use super::{Mend, Wal};
+use crate::recovery::source::bytes_before_end;
 use crate::recovery::wal::header::is_page_size;
 use crate::recovery::{Bytes, Pages, Version};
 
@@ -84,6 +85,26 @@ impl<'a> Overlay<'a> {
     }
 }
 
+impl<'a> Overlay<'a> {
+    /// What mends a version, where it is known.
+    fn mend(&self, v: Version) -> Option<&'a Mend> {
+        let slot = v.transaction.and(self.wal.geometry)?.slot_of(v.at)?;
+        self.wal.mends.get(&slot)
+    }
+
+    /// Where the bytes of a version lie.
+    fn place(&self, v: Version) -> (Option<&'a dyn Bytes>, u64) {
+        match (v.transaction, self.mend(v)) {
+            (None, _) => (self.database, v.at),
+            (Some(_), Some(Mend::Database)) => {
+                let below = self.below(v.page).map_or(u64::MAX, |v| v.at);
+                (self.database, below)
+            }
+            (Some(_), _) => (self.log, v.at),
+        }
+    }
+}
+
 impl Pages for Overlay<'_> {
     fn page_size(&self) -> usize {
         self.page_size
@@ -104,30 +125,23 @@ impl Pages for Overlay<'_> {
     }
 
     fn read(&self, v: Version, buf: &mut [u8]) -> io::Result<()> {
-        let slot = v
-            .transaction
-            .and(self.wal.geometry)
-            .and_then(|g| g.slot_of(v.at));
-        let mend = slot.and_then(|slot| self.wal.mends.get(&slot));
-        let (source, at) = match (v.transaction, mend) {
-            (None, _) => (self.database, v.at),
-            (Some(_), Some(Mend::Database)) => {
-                let below = self.below(v.page).map_or(u64::MAX, |v| v.at);
-                (self.database, below)
-            }
-            (Some(_), _) => (self.log, v.at),
-        };
+        let (source, at) = self.place(v);
         let got = match source {
             Some(source) => source.read_at(buf, at)?,
             None => 0,
         };
         buf[got..].fill(0);
-        if let Some(Mend::Byte { at, value }) = mend
+        if let Some(Mend::Byte { at, value }) = self.mend(v)
             && let Some(byte) = buf.get_mut(*at as usize)
         {
             *byte = *value;
         }
         Ok(())
+    }
+
+    fn present(&self, v: Version) -> usize {
+        let (source, at) = self.place(v);
+        source.map_or(0, |s| bytes_before_end(s.len(), at, self.page_size))
     }
 
     fn transaction_torn(&self, t: u32) -> bool {
