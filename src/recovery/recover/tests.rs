@@ -805,3 +805,88 @@ fn a_text_that_is_none_is_given_up_in_a_table_that_is_known() {
     assert!(!back.contains(&150) && back.len() == 299, "{report:?}");
     assert_eq!(report.lost_rows_known, 1, "{report:?}");
 }
+
+/// Rows whose last stored value is a number of eight bytes, as an agent's mostly are.
+fn with_numbers(rows: i64, in_log: bool) -> World {
+    let world = World::with_rows(0, 0);
+    let conn = Connection::open(world.db()).expect("open");
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .expect("config");
+    for first in (1..=rows).step_by(100) {
+        // Each page is in few frames: no other one tells what the torn one held.
+        conn.execute(
+            "WITH RECURSIVE n(id) AS (VALUES(?1) UNION ALL SELECT id + 1 FROM n WHERE id < ?2)
+             INSERT INTO readings SELECT id, 's2', id * 1000, id * 0.7310585786300049, NULL, NULL
+             FROM n",
+            [first, (first + 99).min(rows)],
+        )
+        .expect("insert");
+    }
+    if !in_log {
+        conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .expect("checkpoint");
+    }
+    world
+}
+
+/// Rows that nobody wrote, and all rows.
+fn made_up(database: &Path) -> (i64, i64) {
+    let conn = Connection::open(database).expect("open");
+    let sql = "SELECT count(*) FILTER (WHERE NOT (value = id * 0.7310585786300049
+                   AND timestamp = id * 1000 AND sensor_name = 's2'
+                   AND unit IS NULL AND metadata IS NULL)), count(*) FROM readings";
+    conn.query_row(sql, [], |r| Ok((r.get(0)?, r.get(1)?)))
+        .expect("count")
+}
+
+/// Bytes that look like chance, always the same ones for `seed`.
+fn noise(seed: u64, bytes: &mut [u8]) {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    for byte in bytes {
+        x = x.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        *byte = x.to_be_bytes()[0];
+    }
+}
+
+#[test]
+fn whatever_lies_in_a_journals_place_costs_nothing_of_the_log() {
+    let mut random = vec![0; 9000];
+    noise(1, &mut random);
+    for bytes in [&b"notes of somebody\n"[..], &random[..100], &random] {
+        let world = World::with_rows(50, 100);
+        fs::write(companion(&world.db(), "-journal"), bytes).expect("write");
+        world.recover(Way::InPlace);
+        assert_eq!(ids(&world.db()).len(), 150, "{} bytes", bytes.len());
+    }
+}
+
+#[test]
+fn a_torn_sector_of_the_log_makes_no_value_up() {
+    let mut kept = 0;
+    for seed in 1..40 {
+        let world = with_numbers(2000, true);
+        world.strike("-wal", |bytes| {
+            let sectors = bytes.len() / 512;
+            let at = (seed as usize * 7919 % (sectors - 1) + 1) * 512;
+            noise(seed, &mut bytes[at..at + 512]);
+        });
+        world.recover(Way::InPlace);
+        let (made_up, rows) = made_up(&world.db());
+        assert_eq!(made_up, 0, "seed {seed}");
+        kept += rows;
+    }
+    assert!(kept > 39 * 1900, "{kept}");
+}
+
+#[test]
+fn a_file_that_is_cut_in_the_middle_of_a_row_makes_no_value_up() {
+    for seed in 1..40 {
+        let world = with_numbers(400, false);
+        world.strike("", |bytes| {
+            let least = bytes.len() / 4;
+            bytes.truncate(least + seed * 7919 % (bytes.len() - least));
+        });
+        world.recover(Way::InPlace);
+        assert_eq!(made_up(&world.db()).0, 0, "seed {seed}");
+    }
+}
