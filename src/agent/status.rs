@@ -290,7 +290,9 @@ impl StatusSource {
         let store_reason = match stats.state {
             StoreState::Failed(_) => Some(Reason::StoreFailed),
             StoreState::DiskFull => Some(Reason::DiskFull),
-            StoreState::Starting if late => Some(Reason::StoreStarting),
+            StoreState::Starting if late || self.known.why_not_open().is_some() => {
+                Some(Reason::StoreStarting)
+            }
             StoreState::Starting | StoreState::Running | StoreState::Stopped => None,
         };
         found.extend(store_reason);
@@ -584,5 +586,17 @@ mod tests {
         assert_eq!(w.source.status().store, "starting");
         assert_eq!(w.source.status().readiness, "AtRisk");
         assert_eq!(w.source.status().reasons, ["store_starting"]);
+    }
+
+    #[test]
+    fn a_store_of_which_it_is_known_why_it_does_not_open_is_a_reason_at_once() {
+        let w = world();
+        assert_eq!(w.source.assessment().readiness, Readiness::Ready);
+        w.source
+            .known
+            .opening(Some("its log is a directory".to_owned()));
+        assert_eq!(w.source.assessment().reasons[..], [Reason::StoreStarting]);
+        w.source.known.opening(None);
+        assert_eq!(w.source.assessment().readiness, Readiness::Ready);
     }
 }

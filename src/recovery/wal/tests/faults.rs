@@ -373,7 +373,15 @@ proptest! {
         // Two copies may bring a run of frames that links in itself to another place.
         let copies = faults.iter().filter(|f| matches!(f, Fault::Copied { .. }));
         if wal.salts() == generation.salts() && copies.count() < 2 {
-            assert_truthful(&was, &now, &wal);
+            // A known limit: where the header of a frame is lost, page number and size are worked out
+            // from the frame behind it, for which nothing else then speaks but that they are
+            // plausible. Both are hit here at once.
+            let states = states(&wal);
+            let behind = |slot: u32| {
+                let before = slot.checked_sub(1).and_then(|s| states.get(s as usize));
+                before == Some(&State::Unproven)
+            };
+            assert_truthful_but(&was, &now, &wal, behind);
             // A current frame written into an old one's place is taken for what it says it is.
             if !faults.iter().any(|f| matches!(f, Fault::Copied { .. })) {
                 let committed = wal.transactions().last().map_or(0, |t| t.last + 1);
