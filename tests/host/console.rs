@@ -316,3 +316,19 @@ fn a_cable_that_is_pulled_logs_out() {
         (last == Some(("console.logout".to_owned(), true))).then_some(())
     });
 }
+
+#[test]
+fn nobody_claims_a_gateway_whose_configuration_cannot_be_read() {
+    let home = home();
+    let config = std::fs::read_to_string(home.config()).expect("config");
+    home.write("holdup.toml", format!("{config}\nnonsense\n").as_bytes());
+    let mut laptop = Laptop::new(&home);
+    laptop.types("\r");
+    let screen = laptop.sees("> ");
+    assert!(
+        screen.contains("THE CONFIGURATION CANNOT BE READ"),
+        "{screen}"
+    );
+    laptop.types("claim\r");
+    laptop.sees("nobody can claim a gateway whose configuration cannot be read");
+}

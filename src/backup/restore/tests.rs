@@ -791,3 +791,20 @@ fn keys_come_back_from_an_archive_of_keys_alone() {
     world.restore(&made.archive).expect("keys");
     assert_eq!(fs::read(world.at("app/key.pem")).expect("read"), b"secret");
 }
+
+#[test]
+fn what_was_restored_can_be_told_whatever_its_name() {
+    use std::os::unix::ffi::OsStrExt;
+    let odd = PathBuf::from(std::ffi::OsStr::from_bytes(b"/data/raw\xff\x80"));
+    let done = Done {
+        kept: vec![odd.clone()],
+        restored: vec![odd],
+        ids_above: None,
+    };
+    let told = serde_json::to_value(&done).expect("any path");
+    assert!(
+        told["restored"][0]
+            .as_str()
+            .is_some_and(|p| p.starts_with("/data/raw"))
+    );
+}
