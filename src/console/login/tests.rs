@@ -1,3 +1,5 @@
+//! Logins with the key pairs and signatures of the machine's own OpenSSH.
+
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 

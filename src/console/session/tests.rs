@@ -1,3 +1,5 @@
+//! Sessions on a gateway that does nothing and remembers everything.
+
 use super::*;
 
 /// A gateway that does nothing and remembers everything.
