@@ -152,7 +152,8 @@ impl ByHand {
         Ok(self.medium.remove(&suspicion(database))?)
     }
 
-    /// Recovers a database of ours in its place, checking all of it.
+    /// Recovers a database of ours in its place, checking all of it. `set_aside`: text that stands
+    /// there goes to the evidence, and where nothing else is left the next start makes a new one.
     ///
     /// # Errors
     /// As [`crate::recovery::recover`].
@@ -160,6 +161,7 @@ impl ByHand {
         &self,
         settings: &Settings,
         database: &Path,
+        set_aside: bool,
         actor: &str,
         say: &dyn Fn(&str),
     ) -> Result<Report, RecoveryError> {
@@ -168,7 +170,8 @@ impl ByHand {
             suspicion: None,
             thorough: true,
             cut: false,
-            may_be_fresh: false,
+            may_be_fresh: set_aside,
+            set_aside,
             actor,
             say,
         };

@@ -223,6 +223,7 @@ impl Recoverer {
             thorough: false,
             cut: self.cut,
             may_be_fresh: true,
+            set_aside: false,
             actor: AGENT,
             say: &|step| log::info!("{}: {step}", database.display()),
         };
@@ -254,6 +255,7 @@ pub(super) struct Case<'a> {
     pub(super) thorough: bool,
     pub(super) cut: bool,
     pub(super) may_be_fresh: bool,
+    pub(super) set_aside: bool,
     pub(super) actor: &'a str,
     pub(super) say: &'a dyn Fn(&str),
 }
@@ -286,6 +288,7 @@ impl Case<'_> {
                 thorough: self.thorough,
                 cut: self.cut,
                 may_be_fresh: self.may_be_fresh,
+                set_aside: self.set_aside,
                 acknowledged,
                 snapshots: Some(&Recall::new(settings.gateway.snapshots_path(), site.medium)),
                 say: self.say,

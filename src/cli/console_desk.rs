@@ -24,6 +24,7 @@ use crate::config::Settings;
 use crate::console::login::{Challenge, Moment, Revoked, Signers};
 use crate::console::{Command, Does, Host, Trouble, look, troubles};
 use crate::durable::Medium;
+use crate::recovery::{RecoveryError, fault_of};
 
 use super::{power, status};
 
@@ -240,8 +241,9 @@ impl Desk {
         }
     }
 
-    /// Stops the service where it runs, recovers, starts it again whatever came of that.
-    fn recovery(&self, technician: &str) -> VecDeque<Step> {
+    /// Stops the service where it runs, recovers, starts it again whatever came of that. Only the
+    /// store's place is cleared of what is no database.
+    fn recovery(&self, technician: &str, set_aside: bool) -> VecDeque<Step> {
         let mut steps = VecDeque::new();
         let service = |verb: &str, title, always| Step {
             title: Some(title),
@@ -259,11 +261,13 @@ impl Desk {
             (gateway.store_path(), "the store"),
             (gateway.queue_path(), "the queue"),
         ] {
-            if !path.exists() {
+            if !path.exists() || (set_aside && path == gateway.queue_path()) {
                 continue;
             }
             let path = path.display().to_string();
-            let mut step = self.verb(&["recover", &path, "--technician", technician]);
+            let mut words = vec!["recover", &path, "--technician", technician];
+            words.extend(set_aside.then_some("--set-aside"));
+            let mut step = self.verb(&words);
             // One that cannot be repaired does not keep the other from being.
             (step.title, step.always) = (Some(title), !served || has_systemd);
             steps.push_back(step);
@@ -274,18 +278,33 @@ impl Desk {
         steps
     }
 
+    /// What no agent starts with: something else in the store's place.
+    fn stranger(&self) -> Option<Trouble> {
+        let path = self.settings.gateway.store_path();
+        let Err(RecoveryError::Alien(_)) = fault_of(&path) else {
+            return None;
+        };
+        let what = format!("{} is not an SQLite database but text", path.display());
+        let remedy = "`data set-aside` keeps it as evidence and starts from what else there is";
+        Some(Trouble {
+            what,
+            remedy: remedy.to_owned(),
+        })
+    }
+
     fn why(&self) -> String {
         let status = self.status();
         let all = match &status {
             Ok(s) => troubles(Ok(s)),
             Err(why) => troubles(Err(why)),
         };
+        let stranger = status.is_err().then(|| self.stranger()).flatten();
         let broken = self.broken.as_ref().map(|why| Trouble {
             what: format!("the configuration cannot be read: {why}"),
             remedy: "mend it, or lay back the last good one; `config check` names the line"
                 .to_owned(),
         });
-        let all: Vec<Trouble> = broken.into_iter().chain(all).collect();
+        let all: Vec<Trouble> = broken.into_iter().chain(stranger).chain(all).collect();
         match all.as_slice() {
             [] => "Nothing is wrong that the gateway can see.\n".to_owned(),
             [one] => format!("Wrong: {}.\nDo:    {}.\n", one.what, one.remedy),
@@ -405,7 +424,8 @@ impl Host for Desk {
                     always: false,
                 });
             }
-            Does::Recover => running.steps = self.recovery(technician),
+            Does::Recover => running.steps = self.recovery(technician, false),
+            Does::SetAside => running.steps = self.recovery(technician, true),
             Does::Why => running.text.extend(self.why().into_bytes()),
             Does::Look | Does::Login | Does::Claim | Does::Logout | Does::Help => {}
         }

@@ -30,6 +30,7 @@ pub(super) fn salvage(from: &Path, to: &Path) -> Result<(), String> {
             thorough: true,
             cut: false,
             may_be_fresh: false,
+            set_aside: false,
             acknowledged: None,
             // Only what the files themselves hold.
             snapshots: None,

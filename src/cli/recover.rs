@@ -36,6 +36,10 @@ pub(super) struct RecoverArgs {
     /// Leave DB as it is and write what can be recovered to this new file.
     #[arg(long, value_name = "COPY", conflicts_with = "dry_run")]
     output: Option<PathBuf>,
+    /// A file in DB's place that is text goes to the evidence; what its log and its snapshots hold
+    /// takes its place, else a new database at the agent's next start.
+    #[arg(long, conflicts_with_all = ["dry_run", "output"])]
+    set_aside: bool,
     #[command(flatten)]
     by: By,
     /// As one JSON object.
@@ -131,7 +135,7 @@ fn in_the_gateway(
             .into_iter()
             .find(|p| p.file_name() == database.file_name());
         let path = path.unwrap_or_else(|| database.to_owned());
-        let done = by_hand.recover(settings, &path, &actor(args.by.name()), say);
+        let done = by_hand.recover(settings, &path, args.set_aside, &actor(args.by.name()), say);
         if let Ok(report) = &done
             && report.verdict != Verdict::Unrecoverable
             && let Err(e) = by_hand.trust(&path)
@@ -183,7 +187,8 @@ fn anywhere(
         suspicion: None,
         thorough: true,
         cut: false,
-        may_be_fresh: false,
+        may_be_fresh: args.set_aside,
+        set_aside: args.set_aside,
         acknowledged,
         snapshots: recall.as_ref().map(|r| r as &dyn Snapshots),
         say,

@@ -26,6 +26,8 @@ pub enum Does {
     Program(&'static [&'static str]),
     /// Stops the agent, recovers both databases, starts it again.
     Recover,
+    /// The same, and what stands in the store's place and is no database goes to the evidence.
+    SetAside,
     /// The first thing that is wrong, and what to do about it.
     Why,
     /// The screen that anybody sees.
@@ -166,6 +168,16 @@ pub const COMMANDS: &[Command] = &[
         Needs::Yes("The agent is stopped, both databases are checked whole, and repaired. Go on?"),
         Does::Recover,
         "check and repair the databases; evidence is kept",
+    ),
+    row(
+        "data set-aside",
+        Needs::Name(
+            "The agent is stopped. A file in the store's place that is no database goes to the\r\n\
+             evidence. Kept: that file, the write-ahead log, snapshots, backups, the queue.\r\n\
+             What they hold is put back; else the gateway begins with an empty store.",
+        ),
+        Does::SetAside,
+        "when something else stands in the store's place",
     ),
     row(
         "audit",

@@ -400,7 +400,7 @@ impl Session {
             Does::Login => return self.log_in(now, host, out),
             Does::Claim => return self.ask_for_key(host, out),
             Does::Logout => return self.leave("logout", host, out),
-            Does::Verb(_) | Does::Program(_) | Does::Recover | Does::Why => {
+            Does::Verb(_) | Does::Program(_) | Does::Recover | Does::SetAside | Does::Why => {
                 return self.begin(command, host, out);
             }
         }

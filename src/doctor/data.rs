@@ -100,7 +100,7 @@ fn stores(p: &Patient<'_>, out: &mut Vec<Check>) {
             Seen::Text => Check::bad(
                 name,
                 format!("{shown}: it is not an SQLite database but text"),
-                "move it away, then restart the agent",
+                "`holdup recover --set-aside` keeps it as evidence and makes room, while no agent runs",
             ),
             Seen::Denied(why) => Check::warn(name, why, "ask as the agent's user"),
             Seen::Unseen(why) => Check::bad(name, why, ""),

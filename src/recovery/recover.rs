@@ -58,6 +58,8 @@ pub struct Request<'a> {
     pub cut: bool,
     /// Where nothing can be read the files are put aside, for a new database.
     pub may_be_fresh: bool,
+    /// A file in its place that is text, and no database, goes to the evidence.
+    pub set_aside: bool,
     /// What is known of the ids in its table `readings`.
     pub acknowledged: Option<Acknowledged>,
     /// Copies that were kept of it, for what its files do not give any more.
@@ -198,7 +200,10 @@ impl Run<'_> {
             (Condition::Nothing, _) if evidence.is_none() => {
                 return Err(RecoveryError::Nothing(database.to_owned()));
             }
-            (Condition::Alien, _) => return Err(RecoveryError::Alien(database.to_owned())),
+            (Condition::Alien, _) if !self.request.set_aside => {
+                return Err(RecoveryError::Alien(database.to_owned()));
+            }
+            (Condition::Alien, _) => Some("it is not an SQLite database but text".to_owned()),
             (Condition::Off(why), _) => Some(why.clone()),
             (_, Some(why)) => Some(why.to_owned()),
             (Condition::Nothing | Condition::Clean | Condition::Replayable(_), None) => None,

@@ -27,6 +27,7 @@ fn by_verb(world: &World) -> (Rows, Option<Report>) {
         thorough: true,
         cut: false,
         may_be_fresh: false,
+        set_aside: false,
         acknowledged: None,
         snapshots: None,
         say: &|_| {},

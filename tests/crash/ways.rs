@@ -85,6 +85,7 @@ fn recovered(case: &Case, db: &Path, way: Way) -> Option<Report> {
         thorough: true,
         cut: false,
         may_be_fresh: false,
+        set_aside: false,
         acknowledged: acknowledged.map(|upto| Acknowledged {
             epoch: EPOCH,
             lowest: 1,

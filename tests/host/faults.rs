@@ -241,7 +241,7 @@ fn doctor_names_a_store_that_is_no_database_or_whose_header_is_damaged() {
     let said = doctor();
     assert!(
         said.contains("edge_store.db: it is not an SQLite database but text")
-            && said.contains("-> move it away, then restart the agent"),
+            && said.contains("-> `holdup recover --set-aside` keeps it as evidence"),
         "{said}"
     );
     let kept = fs::read(&path).expect("read");

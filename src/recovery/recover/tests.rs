@@ -110,6 +110,7 @@ impl World {
             thorough: true,
             cut: false,
             may_be_fresh: false,
+            set_aside: false,
             acknowledged: None,
             snapshots: None,
             say: &|_| {},
@@ -384,6 +385,7 @@ fn what_is_half_kept_of_another_database_in_the_folder_is_left_alone() {
         thorough: true,
         cut: false,
         may_be_fresh: false,
+        set_aside: false,
         acknowledged: None,
         snapshots: None,
         say: &|_| {},
@@ -432,6 +434,7 @@ fn ids_that_were_acknowledged_and_are_gone_are_named() {
         thorough: false,
         cut: false,
         may_be_fresh: true,
+        set_aside: false,
         snapshots: None,
         acknowledged: Some(Acknowledged {
             epoch: 7,
@@ -468,6 +471,7 @@ fn a_store_that_is_gone_with_all_that_was_acknowledged_is_called_fresh_and_its_r
             thorough: false,
             cut: false,
             may_be_fresh: true,
+            set_aside: false,
             acknowledged,
             snapshots: None,
             say: &|_| {},
@@ -494,6 +498,52 @@ fn a_store_that_is_gone_with_all_that_was_acknowledged_is_called_fresh_and_its_r
     // Told at every later start, too.
     let told = crate::recovery::last_recoveries(&world.evidence);
     assert_eq!(told[0].missing, report.missing);
+}
+
+#[test]
+fn text_in_a_databases_place_is_set_aside_only_when_it_is_asked_for() {
+    const TEXT: &[u8] = b"CREATE TABLE readings(id INTEGER PRIMARY KEY);\n-- a dump, by mistake\n";
+    for log in [true, false] {
+        let world = World::with_rows(0, 12);
+        if !log {
+            for suffix in ["-wal", "-shm"] {
+                fs::remove_file(companion(&world.db(), suffix)).ok();
+            }
+        }
+        world.strike("", |bytes| *bytes = TEXT.to_vec());
+        let medium = Medium::open(world.home.path()).expect("medium");
+        let before = world.files();
+        let refused = world.try_recover(&medium, Way::InPlace);
+        assert!(matches!(refused, Err(RecoveryError::Alien(_))), "{refused:?}");
+        assert_eq!(world.files(), before);
+        assert!(!world.evidence.exists());
+
+        let request = Request {
+            database: &world.db(),
+            way: Way::InPlace,
+            tables: &[Expected::of(READINGS)],
+            suspicion: None,
+            thorough: true,
+            cut: false,
+            may_be_fresh: true,
+            set_aside: true,
+            acknowledged: None,
+            snapshots: None,
+            say: &|_| {},
+            begins: &|_| {},
+        };
+        let report = recover(&request, &world.site(&medium)).expect("set aside");
+        let kept = report.evidence.as_ref().expect("evidence").join("a.db");
+        assert_eq!(fs::read(kept).expect("kept"), TEXT);
+        if log {
+            // The log has every page that was written since the file was new.
+            assert_eq!(report.verdict, Verdict::Salvaged, "{report}");
+            assert_eq!(ids(&world.db()), (1..=12).collect());
+        } else {
+            assert_eq!(report.verdict, Verdict::Fresh, "{report}");
+            assert!(!world.db().exists(), "room for a new one");
+        }
+    }
 }
 
 #[test]
@@ -539,6 +589,7 @@ fn after_a_cut(world: &World, acknowledged: Option<i64>) -> Report {
         thorough: false,
         cut: true,
         may_be_fresh: true,
+        set_aside: false,
         acknowledged: acknowledged.map(|upto| Acknowledged {
             epoch: 7,
             lowest: 1,
@@ -685,6 +736,7 @@ fn frames_that_were_not_looked_at_are_told_of() {
         thorough: true,
         cut: false,
         may_be_fresh: false,
+        set_aside: false,
         acknowledged: None,
         snapshots: None,
         say: &|_| {},
@@ -777,6 +829,7 @@ fn the_rest_of_a_torn_transaction_behind_newer_commits_is_no_damage() {
         thorough: false,
         cut: false,
         may_be_fresh: true,
+        set_aside: false,
         acknowledged: None,
         snapshots: None,
         say: &|_| {},

@@ -142,6 +142,7 @@ impl World {
             thorough: true,
             cut: false,
             may_be_fresh: true,
+            set_aside: false,
             acknowledged: Some(Acknowledged {
                 epoch: EPOCH,
                 lowest: 11,
