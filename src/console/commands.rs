@@ -172,9 +172,9 @@ pub const COMMANDS: &[Command] = &[
     row(
         "data set-aside",
         Needs::Name(
-            "The agent is stopped. A file in the store's place that is no database goes to the\r\n\
-             evidence. Kept: that file, the write-ahead log, snapshots, backups, the queue.\r\n\
-             What they hold is put back; else the gateway begins with an empty store.",
+            "The agent is stopped. A file in the store's place that is no database goes\r\n\
+             to the evidence. Nothing is erased. What the write-ahead log and the newest\r\n\
+             snapshot hold is put back; else the gateway begins with an empty store.",
         ),
         Does::SetAside,
         "when something else stands in the store's place",
@@ -308,6 +308,10 @@ mod tests {
             assert!(row.chars().count() < 80 && row.ends_with('\n'), "{row}");
             assert!(row.contains(c.name) && row.contains(c.about), "{row}");
             assert!(find(c.name).is_some_and(|f| f.name == c.name), "{}", c.name);
+            if let Needs::Yes(what) | Needs::Name(what) = c.needs {
+                let long = what.split("\r\n").find(|r| r.chars().count() >= 80);
+                assert_eq!(long, None, "{}", c.name);
+            }
         }
         let last = (0..).map_while(|n| help(n, false)).last();
         assert!(last.is_some_and(|l| l.contains("After login there are more")));

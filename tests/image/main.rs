@@ -16,3 +16,4 @@ mod patience;
 mod pi3;
 mod qtest;
 mod scene;
+mod transcript;

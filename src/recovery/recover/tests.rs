@@ -514,7 +514,10 @@ fn text_in_a_databases_place_is_set_aside_only_when_it_is_asked_for() {
         let medium = Medium::open(world.home.path()).expect("medium");
         let before = world.files();
         let refused = world.try_recover(&medium, Way::InPlace);
-        assert!(matches!(refused, Err(RecoveryError::Alien(_))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(RecoveryError::Alien(_))),
+            "{refused:?}"
+        );
         assert_eq!(world.files(), before);
         assert!(!world.evidence.exists());
 

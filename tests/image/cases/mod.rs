@@ -1,5 +1,6 @@
 //! What is asked of the gateway, a file for each matter.
 
+mod console;
 mod drill;
 mod emulator;
 mod faults;
