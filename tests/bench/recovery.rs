@@ -314,6 +314,7 @@ fn look(database: &Path, evidence: &Path) -> Res<holdup::recovery::Report> {
         thorough: false,
         cut: false,
         may_be_fresh: true,
+        set_aside: false,
         acknowledged: None,
         snapshots: None,
         say: &|_| {},
