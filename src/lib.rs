@@ -18,6 +18,7 @@ pub mod durable;
 pub mod guard;
 pub mod hooks;
 pub mod ingest;
+pub mod media;
 pub mod power;
 pub mod queue;
 pub mod recovery;

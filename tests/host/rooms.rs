@@ -19,6 +19,7 @@ const MAY: &[(&str, &[&str])] = &[
     ("ingest", &["store", "durable", "clock", "config"]),
     ("guard", &["power", "store", "durable", "clock", "config"]),
     ("recovery", &["guard", "durable", "clock"]),
+    ("media", &[]),
     (
         "backup",
         &[
@@ -35,7 +36,7 @@ const MAY: &[(&str, &[&str])] = &[
         "agent",
         &[
             "board", "power", "guard", "store", "queue", "recovery", "backup", "drill", "ingest",
-            "hooks", "audit", "durable", "clock", "config",
+            "hooks", "audit", "durable", "clock", "config", "media",
         ],
     ),
     ("console", &["agent", "guard", "clock"]),
@@ -43,14 +44,14 @@ const MAY: &[(&str, &[&str])] = &[
     (
         "doctor",
         &[
-            "agent", "board", "guard", "recovery", "queue", "store", "hooks", "config",
+            "agent", "board", "guard", "recovery", "queue", "store", "hooks", "config", "media",
         ],
     ),
     (
         "cli",
         &[
             "agent", "audit", "backup", "board", "console", "doctor", "demo", "drill", "guard",
-            "recovery", "ingest", "queue", "store", "config", "clock", "durable",
+            "recovery", "ingest", "queue", "store", "config", "clock", "durable", "media",
         ],
     ),
     ("main", &["cli"]),
