@@ -15,6 +15,7 @@ mod foreign;
 mod gauge;
 mod holdup_history;
 mod lines;
+mod media;
 mod opener;
 mod queue;
 mod recovered;
@@ -76,6 +77,7 @@ pub use damage::{Damage, READ_ONLY_REMEDY};
 pub use drill::DrillStatus;
 pub use gauge::GaugeStatus;
 pub use holdup_history::{History, HistoryEntry, HistoryError, read_history};
+pub use media::MediaStatus;
 pub use queue::QueueStatus;
 pub use recovered::{known_of, known_tables};
 pub use retracting::{Retracting, RetractingError, store_is_sound};
@@ -245,6 +247,7 @@ struct Agent {
     reporter: Reporter,
     snapshots: Background,
     backups: Background,
+    media: Background,
     gauge: Option<Gauge>,
     hooks: Arc<Hooks>,
     runtime: tokio::runtime::Runtime,
@@ -349,6 +352,7 @@ impl Agent {
             diary,
             backups: backups.clone(),
             drills: drill::Drills::default(),
+            media: media::MediaDesk::default(),
         });
         let (news, told) = watch::channel(PowerNews::default());
         let (pauses, pause) = Pauses::new(Arc::clone(&shared), desk.orders(), news.clone());
@@ -441,6 +445,7 @@ impl Agent {
             desk: backups,
             known: known.clone(),
         })?;
+        let media = media::start(Arc::clone(&source), Arc::clone(&hooks), Arc::clone(&gate))?;
         let stop_recovery = Arc::new(AtomicBool::new(false));
         let recoverer = Recoverer::new(
             Arc::clone(&medium),
@@ -496,6 +501,7 @@ impl Agent {
             snapshots,
             reporter,
             backups,
+            media,
             gauge,
             hooks,
             runtime,
@@ -511,6 +517,7 @@ impl Agent {
         self.stop_recovery.store(true, Ordering::Relaxed);
         self.snapshots.stop();
         self.backups.stop();
+        self.media.stop();
         self.source.diary.stopping(&self.gate);
         self.reporter.stopping(&self.gate, &self.medium);
         self.hooks.stop();
@@ -537,6 +544,7 @@ impl Agent {
         let opened = self.opened.recv_timeout(OPENER);
         self.reporter.end();
         self.backups.end();
+        self.media.end();
         self.hooks.end();
         self.source.diary.end();
         let settings = lock(&self.source.settings).gateway.clone();

@@ -28,6 +28,7 @@ use super::drill::{DrillStatus, Drills};
 use super::gauge::GaugeStatus;
 use super::holdup_history::{HistoryEntry, HoldupHistory};
 use super::lines::LinesSeen;
+use super::media::{MediaDesk, MediaStatus};
 use super::queue::{self, QueueStatus};
 use super::recovered::Recovered;
 use super::snapshot::{SnapshotStatus, SnapshotsSeen};
@@ -137,6 +138,9 @@ pub struct Status {
     /// Drills: the last one, and whether it is too long ago.
     #[serde(default)]
     pub drill: DrillStatus,
+    /// The health of the medium under the data directory.
+    #[serde(default)]
+    pub media: MediaStatus,
     /// The card under the data directory (its CID, or a device number).
     pub card: String,
 }
@@ -257,6 +261,7 @@ pub(super) struct StatusSource {
     pub(super) diary: Diary,
     pub(super) backups: BackupDesk,
     pub(super) drills: Drills,
+    pub(super) media: MediaDesk,
 }
 
 impl StatusSource {
@@ -424,6 +429,7 @@ impl StatusSource {
             snapshots: lock(&self.snapshots).clone(),
             backup: self.backups.status(),
             drill,
+            media: self.media.status(),
             card: self.card.clone(),
         }
     }
@@ -540,6 +546,7 @@ mod tests {
             known: Known::default(),
             backups: BackupDesk::default(),
             drills: Drills::default(),
+            media: MediaDesk::default(),
         };
         World {
             _home: home,

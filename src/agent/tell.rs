@@ -70,7 +70,7 @@ impl Teller {
 }
 
 /// What a script is told beside the event.
-fn facts(source: &StatusSource) -> Vec<(&'static str, String)> {
+pub(super) fn facts(source: &StatusSource) -> Vec<(&'static str, String)> {
     let s = source.status();
     let mut facts = vec![
         ("HOLDUP_GATEWAY", s.gateway),

@@ -113,6 +113,11 @@ impl GatewaySettings {
         self.data_dir.join("holdup.beat")
     }
 
+    /// What is remembered of the medium's health.
+    pub fn media_path(&self) -> PathBuf {
+        self.data_dir.join("media.json")
+    }
+
     /// The hold-up times that were measured.
     pub fn holdup_history_path(&self) -> PathBuf {
         self.data_dir.join("holdup_history.json")

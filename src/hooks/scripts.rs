@@ -65,7 +65,7 @@ pub fn survey(dir: &Path, user: u32) -> (Vec<(Word, Vec<Script>)>, Vec<Refused>)
         let astray = fs::metadata(&path).is_ok_and(|m| m.is_file() && m.mode() & 0o111 != 0);
         if astray && !Word::ALL.iter().any(|w| is_for(&path, *w)) {
             let why = "is for no event: begin its name with onbattery, offbattery, brownout, \
-                       parked or resumed, and `-` or `.`";
+                       parked, resumed or media, and `-` or `.`";
             let why = why.to_owned();
             refused.push(Refused { path, why });
         }

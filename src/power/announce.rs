@@ -20,16 +20,19 @@ pub enum Word {
     Parked,
     /// Service as usual again, after parking or a brownout.
     Resumed,
+    /// The medium got worse, or is another one. Told to scripts alone.
+    Media,
 }
 
 impl Word {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::OnBattery,
         Self::OffBattery,
         Self::Brownout,
         Self::Parked,
         Self::Resumed,
+        Self::Media,
     ];
 
     /// As scripts are named and clients are told.
@@ -40,6 +43,7 @@ impl Word {
             Self::Brownout => "brownout",
             Self::Parked => "parked",
             Self::Resumed => "resumed",
+            Self::Media => "media",
         }
     }
 }

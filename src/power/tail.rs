@@ -66,6 +66,21 @@ impl Tail {
         self.quantile(0.999).max(self.max_now).max(self.max_before)
     }
 
+    /// What all but one of a hundred measurements stayed under, rounded up to a bucket.
+    pub fn p99(&self) -> Duration {
+        self.quantile(0.99)
+    }
+
+    /// The slowest of the last few hundred measurements since the start.
+    pub fn recent_max(&self) -> Duration {
+        self.max_now.max(self.max_before)
+    }
+
+    /// How many measurements it stands on, old ones counting less.
+    pub fn count(&self) -> u32 {
+        self.total
+    }
+
     /// What half of the measurements stayed under, rounded up to a bucket.
     pub fn median(&self) -> Duration {
         self.quantile(0.5)
