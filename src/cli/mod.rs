@@ -17,6 +17,7 @@ mod demo;
 mod doctor;
 mod drill;
 pub mod ingest;
+mod media;
 mod pages;
 mod power;
 mod queue;
@@ -71,6 +72,8 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// How the card or disk under the data is, by what, and what to do.
+    Media(media::MediaArgs),
     /// How long the supply lasts, and whether the plan fits.
     Power {
         #[command(subcommand)]
@@ -140,6 +143,7 @@ impl Verb {
                 what: ConfigVerb::Check { json } | ConfigVerb::Show { json },
             } => *json,
             Self::Power { what } => what.wants_json(),
+            Self::Media(what) => what.wants_json(),
             Self::Recover(what) => what.wants_json(),
             Self::Retract(what) => what.wants_json(),
             Self::Audit { what } => what.wants_json(),
@@ -179,6 +183,7 @@ fn dispatch(args: &Args) -> anyhow::Result<u8> {
         Verb::Status { json } => status::run(&args.config, out, *json),
         Verb::Doctor { json } => doctor::run(&args.config, out, *json),
         Verb::Power { what } => power::run(&args.config, what, out),
+        Verb::Media(what) => media::run(&args.config, what, out),
         Verb::Recover(what) => recover::run(&args.config, what, out),
         Verb::Retract(what) => retract::run(&args.config, what, out),
         Verb::Audit { what } => audit::run(&args.config, what, out),

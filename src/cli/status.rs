@@ -193,6 +193,10 @@ fn print(s: &Status, out: &mut dyn Write) -> anyhow::Result<()> {
     for (n, words) in drill(&s.drill).into_iter().enumerate() {
         row(out, if n == 0 { "drill" } else { "" }, words)?;
     }
+    row(out, "medium", s.media.in_words())?;
+    for remedy in &s.media.remedies {
+        row(out, "", format!("- {remedy}"))?;
+    }
     let freeze = s
         .freeze_refused
         .as_ref()
