@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::config;
 use crate::doctor::{Agent, Level, examine};
+use crate::media::Tree;
 
 /// Prints every check; 1 if one is bad.
 pub(super) fn run(config_path: &Path, out: &mut dyn Write, as_json: bool) -> anyhow::Result<u8> {
@@ -19,7 +20,7 @@ pub(super) fn run(config_path: &Path, out: &mut dyn Write, as_json: bool) -> any
         Err(e) if super::status::is_slow(e) => Agent::Silent,
         Err(_) => Agent::None,
     };
-    let checks = examine(&loaded, agent);
+    let checks = examine(&loaded, agent, Tree::new(Path::new("/")));
     let worst = checks.iter().map(|c| c.level).max().unwrap_or(Level::Ok);
     if as_json {
         let answer = json!({ "worst": worst, "checks": checks });

@@ -4,10 +4,22 @@
 
 mod data;
 mod databases;
+mod dirty;
+mod eeprom;
 mod events;
 mod gauge;
+mod journal;
+mod medium;
+mod mounts;
+mod pi;
+mod port;
+mod queueing;
+mod rail;
 mod rights;
 mod supply;
+mod swap;
+mod time;
+mod watchdog;
 
 use std::fmt;
 
@@ -15,6 +27,7 @@ use serde::Serialize;
 
 use crate::agent::Status;
 use crate::config::{Loaded, Settings};
+use crate::media::Tree;
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -24,6 +37,8 @@ pub enum Level {
     Ok,
     /// Not looked at; what was found says why.
     Skip,
+    /// It could not be found out: neither well nor ill.
+    Unknown,
     /// A promise is weaker than it could be.
     Warn,
     /// A promise does not hold.
@@ -35,6 +50,7 @@ impl fmt::Display for Level {
         f.pad(match self {
             Self::Ok => "ok",
             Self::Skip => "skip",
+            Self::Unknown => "?",
             Self::Warn => "warn",
             Self::Bad => "BAD",
         })
@@ -69,6 +85,13 @@ impl Check {
         Self {
             level: Level::Skip,
             ..Self::ok(name, format!("skipped: {what}"))
+        }
+    }
+
+    fn unknown(name: &str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            level: Level::Unknown,
+            ..Self::warn(name, found, remedy)
         }
     }
 
@@ -112,10 +135,12 @@ struct Patient<'a> {
     hidden: bool,
     /// An agent has its lines and files, and does not answer.
     silent: bool,
+    /// The kernel's files and the system's settings.
+    tree: Tree,
 }
 
-/// Looks at everything.
-pub fn examine(loaded: &Loaded, agent: Agent<'_>) -> Vec<Check> {
+/// Looks at everything; at the machine itself by the files in `tree`.
+pub fn examine(loaded: &Loaded, agent: Agent<'_>, tree: Tree) -> Vec<Check> {
     let patient = Patient {
         settings: &loaded.settings,
         agent: match agent {
@@ -124,6 +149,7 @@ pub fn examine(loaded: &Loaded, agent: Agent<'_>) -> Vec<Check> {
         },
         hidden: matches!(agent, Agent::Hidden),
         silent: matches!(agent, Agent::Silent),
+        tree,
     };
     let files: Vec<_> = loaded
         .files
@@ -143,5 +169,28 @@ pub fn examine(loaded: &Loaded, agent: Agent<'_>) -> Vec<Check> {
     data::checks(&patient, &mut checks);
     databases::checks(&patient, &mut checks);
     rights::checks(&patient, &mut checks);
+    medium::checks(&patient, &mut checks);
+    machine(&patient, &mut checks);
     checks
 }
+
+/// What of the machine and its settings weakens a promise.
+fn machine(p: &Patient<'_>, out: &mut Vec<Check>) {
+    for look in [
+        mounts::checks,
+        dirty::checks,
+        swap::checks,
+        journal::checks,
+        queueing::checks,
+        port::checks,
+        watchdog::checks,
+        time::checks,
+        eeprom::checks,
+        rail::checks,
+    ] {
+        look(p, out);
+    }
+}
+
+#[cfg(test)]
+mod tests;

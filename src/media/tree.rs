@@ -53,7 +53,15 @@ impl Tree {
         Ok(text.trim_matches(['\0', '\n', ' ', '\t']).to_owned())
     }
 
-    /// The same; `None` where it cannot be read or is empty.
+    /// The bytes at `path`, as they are.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn bytes(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+        bytes(&self.at(path), LONGEST)
+    }
+
+    /// The text at `path`; `None` where it cannot be read or is empty.
     pub fn text(&self, path: impl AsRef<Path>) -> Option<String> {
         self.read(path).ok().filter(|t| !t.is_empty())
     }

@@ -44,7 +44,8 @@ const MAY: &[(&str, &[&str])] = &[
     (
         "doctor",
         &[
-            "agent", "board", "guard", "recovery", "queue", "store", "hooks", "config", "media",
+            "agent", "board", "guard", "recovery", "queue", "store", "hooks", "media", "config",
+            "clock",
         ],
     ),
     (
