@@ -32,6 +32,8 @@ use super::tell::facts;
 
 /// Between two looks: sysfs and the kernel's log, both in memory.
 const EVERY: Duration = Duration::from_secs(60);
+/// While one is due and power is not good.
+const SOON: Duration = Duration::from_secs(1);
 /// Its file is never longer.
 const LARGEST: u64 = 1 << 20;
 /// With fewer readings, what others write would count as theirs.
@@ -258,9 +260,10 @@ pub(super) fn start(
                     tell(&source, &hooks, &status, &change);
                 }
             }
-            let waited = looked.map_or(Duration::ZERO, |at| source.clock.mono().since(at));
-            let left = EVERY.saturating_sub(waited);
-            std::thread::park_timeout(left.clamp(Duration::from_millis(100), EVERY));
+            let left = looked.map_or(Duration::ZERO, |at| {
+                EVERY.saturating_sub(source.clock.mono().since(at))
+            });
+            std::thread::park_timeout(left.max(SOON));
         }
     })
 }

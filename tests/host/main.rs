@@ -27,6 +27,7 @@ mod ingest;
 mod ingest_verb;
 mod ledger;
 mod measure;
+mod media;
 mod neighbours;
 mod own_files;
 mod power_verb;
