@@ -17,6 +17,7 @@ mod holdup_history;
 mod lines;
 mod media;
 mod opener;
+mod outages;
 mod queue;
 mod recovered;
 mod reporter;
@@ -46,14 +47,13 @@ use crate::config::{self, Loaded, Settings};
 use crate::durable::{DurableError, Gate, Medium, Reserve};
 use crate::guard::{
     Ended, Guard, GuardOptions, GuardedDatabase, Heartbeat, Instance, InstanceError, KernelMachine,
-    Machine, MachineError, OutageRecord, Own, PlanOptions, RecordError, Shared, SimMachine,
-    lock_memory,
+    Machine, MachineError, Own, PlanOptions, RecordError, Shared, SimMachine, lock_memory,
 };
 use crate::hooks::Hooks;
 use crate::ingest::{self, IngestError, IngestOptions, PowerNews};
-use crate::queue::QueueDesk;
+use crate::queue::{Queue, QueueDesk};
 use crate::recovery::RecoveryError;
-use crate::store::{Desk, Intake, StoreError};
+use crate::store::{Desk, Intake, Store, StoreError};
 
 use audit::Diary;
 use background::Background;
@@ -62,7 +62,7 @@ use costs::{CostsKeeper, Governor, guarded, lock};
 use damage::Known;
 use holdup_history::HoldupHistory;
 use lines::{BoardLamps, BoardLines, LinesSeen};
-use opener::{Opened, Opener};
+use opener::{Opener, Told};
 use recovered::{Recovered, Recoverer, Recoveries};
 use reporter::{Pauses, Reporter};
 use room::with_room;
@@ -242,7 +242,8 @@ struct Agent {
     gate: Arc<Gate>,
     medium: Arc<Medium>,
     guard: Guard,
-    opened: mpsc::Receiver<Result<Opened, AgentError>>,
+    opened: mpsc::Receiver<Result<Store, AgentError>>,
+    queue: mpsc::Receiver<Option<Queue>>,
     stop_recovery: Arc<AtomicBool>,
     reporter: Reporter,
     snapshots: Background,
@@ -289,10 +290,9 @@ impl Agent {
         let record_path = settings.gateway.record_path();
         let reserve = Reserve::new(&settings.gateway.reserve_path(), settings.store.reserve);
         let reserve = Arc::new(reserve);
-        let (record, marks, last) = with_room(&reserve, &medium, || {
-            let id = &settings.gateway.id;
-            OutageRecord::open(&medium, &record_path, id, &boot, clock.wall())
-        })?;
+        let id = &settings.gateway.id;
+        let ((record, marks, last), aside) =
+            outages::open(&record_path, id, &boot, (&medium, &reserve), &*clock)?;
         if let Some(last) = &last {
             log::warn!("{}", reporter::last_outage_in_words(last));
         }
@@ -306,6 +306,10 @@ impl Agent {
         let snapshots = SnapshotsSeen::default();
         let known = Known::default();
         let diary = Diary::start(&loaded, &medium, &gate, &clock, &boot, last.as_ref())?;
+        if let Some(aside) = aside {
+            diary.set_aside(&aside);
+            lock(&recovered).set_aside(aside);
+        }
         let (keeper, budget) = CostsKeeper::open(data_dir, started);
         let path = settings.gateway.heartbeat_path();
         let opened = with_room(&reserve, &medium, || Heartbeat::open(&medium, &path, &boot));
@@ -478,14 +482,14 @@ impl Agent {
             queue_desk,
             shared,
             recoverer,
-            queue_damaged: Mutex::default(),
             known,
         };
-        let (tell, opened) = mpsc::channel();
+        let (store, opened) = mpsc::channel();
+        let (tell, queue) = mpsc::channel();
+        let told = Told { store, queue: tell };
         std::thread::Builder::new()
             .name("holdup-open".into())
-            // Nobody waits for it any more: then its store ends with it.
-            .spawn(move || tell.send(opener.open()).ok())
+            .spawn(move || opener.open(&told))
             .map_err(AgentError::Guard)?;
         if let Err(e) = lock_memory() {
             log::info!("memory is not locked: {e}");
@@ -497,6 +501,7 @@ impl Agent {
             medium,
             guard,
             opened,
+            queue,
             stop_recovery,
             snapshots,
             reporter,
@@ -559,10 +564,17 @@ impl Agent {
         }
         match opened {
             Ok(Ok(opened)) => {
-                // It tells the store how far it has come.
-                drop(opened.queue);
-                let suspect = opened.store.stats().suspect;
-                opened.store.stop();
+                match self.queue.recv_timeout(OPENER) {
+                    // It tells the store how far it has come.
+                    Ok(queue) => drop(queue),
+                    Err(mpsc::RecvTimeoutError::Timeout) => {
+                        log::warn!("the queue is still being looked after: the next start goes on");
+                    }
+                    // Said by who panicked.
+                    Err(mpsc::RecvTimeoutError::Disconnected) => {}
+                }
+                let suspect = opened.stats().suspect;
+                opened.stop();
                 if suspect {
                     return Err(AgentError::Suspect(settings.store_path()));
                 }

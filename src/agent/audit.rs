@@ -16,6 +16,7 @@ use crate::config::{Loaded, Settings};
 use crate::durable::{Gate, Medium};
 use crate::guard::{LastOutage, Measured};
 use crate::power::Notice;
+use crate::recovery::SetAside;
 use crate::store::{StoreState, StoreStats};
 
 use super::AgentError;
@@ -87,6 +88,11 @@ impl Diary {
 
     fn note(&self, action: &str, details: Value) {
         self.audit.note(action, AGENT, details);
+    }
+
+    /// What stood in the way of the agent's own files.
+    pub(super) fn set_aside(&self, aside: &SetAside) {
+        self.note("recovery.set_aside", json!(aside));
     }
 
     /// A handle for who must have an entry durable before it acts.

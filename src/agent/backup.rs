@@ -362,6 +362,11 @@ impl Worker {
             return Some("writing is stopped");
         }
         match self.means.orders.stats().state {
+            StoreState::Running | StoreState::DiskFull
+                if !self.means.known.is_queue_looked_after() =>
+            {
+                Some("the queue is still looked after")
+            }
             StoreState::Running | StoreState::DiskFull => None,
             StoreState::Starting | StoreState::Failed(_) | StoreState::Stopped => {
                 Some("the store is not open")

@@ -61,6 +61,8 @@ struct Seen {
     databases: BTreeMap<PathBuf, String>,
     /// Why the store is not open yet.
     opening: Option<String>,
+    /// Nothing is done to the queue's files any more but by who has it open.
+    queue_looked_after: bool,
 }
 
 impl Known {
@@ -90,6 +92,15 @@ impl Known {
     /// What keeps the store from being opened; `None`: nothing any more.
     pub(super) fn opening(&self, why: Option<String>) {
         lock(&self.0).opening = why;
+    }
+
+    /// The queue was looked after: its files may be read as any others.
+    pub(super) fn queue_looked_after(&self) {
+        lock(&self.0).queue_looked_after = true;
+    }
+
+    pub(super) fn is_queue_looked_after(&self) -> bool {
+        lock(&self.0).queue_looked_after
     }
 
     pub(super) fn why_not_open(&self) -> Option<String> {

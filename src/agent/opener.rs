@@ -2,7 +2,8 @@
 //! agent starts with power lost, and after they were looked after.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use crate::backup::BackupError;
@@ -15,7 +16,7 @@ use crate::queue::{Queue, QueueDesk};
 use crate::recovery::{RecoveryError, Verdict};
 use crate::store::{Desk, Observer, Store, StoreError, StoreOptions, StoreState, suspicion};
 
-use super::costs::{Governor, lock};
+use super::costs::Governor;
 use super::damage::Known;
 use super::recovered::Recoverer;
 use super::{AgentError, explain, queue};
@@ -41,8 +42,6 @@ pub(super) struct Opener {
     pub(super) shared: Arc<Shared>,
     pub(super) reserve: Arc<Reserve>,
     pub(super) recoverer: Recoverer,
-    /// Why the queue is not opened, where it is damaged and could not be recovered.
-    pub(super) queue_damaged: Mutex<Option<String>>,
     /// Told why it cannot be opened yet.
     pub(super) known: Known,
 }
@@ -60,16 +59,17 @@ fn noted(database: &Path) -> Option<String> {
 fn is_stopped(e: &AgentError) -> bool {
     matches!(
         e,
-        AgentError::Recovery(RecoveryError::Stopped { .. })
+        AgentError::StoppedEarly
+            | AgentError::Recovery(RecoveryError::Stopped { .. })
             | AgentError::Restore(RestoreError::Backup(BackupError::Stopped))
     ) || was_told_to_stop(e)
 }
 
-/// The databases that the agent has open.
-pub(super) struct Opened {
-    pub(super) store: Store,
-    /// `None` where it is off.
-    pub(super) queue: Option<Queue>,
+/// Told what was opened. Readings are taken from the first on; the second may come much later.
+pub(super) struct Told {
+    pub(super) store: Sender<Result<Store, AgentError>>,
+    /// `None` where it is off, or cannot be used.
+    pub(super) queue: Sender<Option<Queue>>,
 }
 
 /// After an opening that failed.
@@ -83,8 +83,9 @@ enum Next {
 }
 
 impl Opener {
-    /// The databases, or why the agent ends: then the guard is told to end too.
-    pub(super) fn open(self) -> Result<Opened, AgentError> {
+    /// The store, or why the agent ends: then the guard is told to end too. Behind it the queue:
+    /// whatever is wrong with that, and however long it takes, readings are taken.
+    pub(super) fn open(self, told: &Told) {
         let opened = loop {
             let e = match self.try_open() {
                 Ok(store) => break Ok(store),
@@ -101,20 +102,68 @@ impl Opener {
             Ok(_) => self.governor.govern(),
             Err(_) => self.shared.stop(),
         }
-        let store = opened?;
-        if let Some(why) = lock(&self.queue_damaged).as_deref() {
-            self.queue_desk.not_opened(why);
-            return Ok(Opened { store, queue: None });
+        let serves = opened.is_ok();
+        // Nobody waits for it any more: then it ends here.
+        told.store.send(opened).ok();
+        let queue = if serves { self.open_queue() } else { None };
+        self.known.queue_looked_after();
+        told.queue.send(queue).ok();
+    }
+
+    fn open_queue(&self) -> Option<Queue> {
+        let path = self.settings.gateway.queue_path();
+        match self.look_after_queue(&path) {
+            Ok(()) => {}
+            Err(e) if is_stopped(&e) => return None,
+            // SQLite opens nothing of which there is no evidence.
+            Err(e) => {
+                let why = explain(&e);
+                log::error!("the queue is not opened: {why}");
+                self.queue_desk.not_opened(&why);
+                return None;
+            }
         }
-        let queue = queue::start(
+        queue::start(
             &self.settings,
             &self.queue_desk,
             self.desk.orders(),
             &self.medium,
             &self.gate,
             &self.clock,
-        );
-        Ok(Opened { store, queue })
+        )
+    }
+
+    fn look_after_queue(&self, path: &Path) -> Result<(), AgentError> {
+        // What cannot be set aside is in the way of a recovery only, which says so.
+        match self.clear_the_way(path, &queue::BESIDE) {
+            Err(e) if is_stopped(&e) => return Err(e),
+            Err(e) => log::error!("{}", explain(&e)),
+            Ok(()) => {}
+        }
+        let noted = noted(path);
+        self.look_after(path, noted.as_deref())?;
+        if noted.is_some() {
+            self.medium.remove(&suspicion(path))?;
+        }
+        while !self.shared.has_ended() {
+            match queue::keep_above(path, &self.gate, &self.desk.orders()) {
+                Err(StoreError::GateClosed { .. }) => drop(self.gate.enter_timeout(GATE_LOOK)),
+                other => return Ok(other?),
+            }
+        }
+        Err(AgentError::StoppedEarly)
+    }
+
+    /// Asks the queue how far ids had come, where that takes no time.
+    fn ask_queue(&self) -> Result<(), StoreError> {
+        let path = self.settings.gateway.queue_path();
+        let orders = self.desk.orders();
+        let asked = noted(&path).is_none() && self.recoverer.is_sound_at_a_glance(&path);
+        if asked {
+            queue::keep_above(&path, &self.gate, &orders)?;
+        }
+        orders.unheard(!asked);
+        Ok(())
     }
 
     /// What to do about an opening that failed.
@@ -198,36 +247,18 @@ impl Opener {
     fn try_open(&self) -> Result<Store, AgentError> {
         // Before anything is looked at: half of a restore is no damage.
         self.recoverer.finish_restore(&self.settings)?;
-        let (queue, store) = (
-            self.settings.gateway.queue_path(),
-            self.settings.gateway.store_path(),
-        );
+        let store = self.settings.gateway.store_path();
         // What cannot be set aside is in the way of a recovery only, which says so.
-        for (path, beside) in [(&queue, &queue::BESIDE[..]), (&store, &BESIDE_STORE[..])] {
-            match self.clear_the_way(path, beside) {
+        let ledger = self.settings.gateway.ledger_path();
+        let cleared = self.clear_the_way(&store, &BESIDE_STORE);
+        for cleared in [cleared, self.clear(&ledger)] {
+            match cleared {
                 Err(e) if is_stopped(&e) => return Err(e),
                 Err(e) => self.say_once(&e),
                 Ok(()) => {}
             }
         }
-        let noted = noted(&queue);
-        match self.look_after(&queue, noted.as_deref()) {
-            Err(e) if is_stopped(&e) => return Err(e),
-            // Whatever is wrong with it, readings are taken; SQLite opens nothing of which there is
-            // no evidence.
-            Err(e) => {
-                let why = explain(&e);
-                log::error!("the queue is not opened: {why}");
-                *lock(&self.queue_damaged) = Some(why);
-            }
-            Ok(_) => {
-                *lock(&self.queue_damaged) = None;
-                if noted.is_some() {
-                    self.medium.remove(&suspicion(&queue))?;
-                }
-                queue::keep_above(&queue, &self.gate, &self.desk.orders())?;
-            }
-        }
+        self.ask_queue()?;
         self.sound(&store, |salvaged| self.open_store(&store, salvaged))
     }
 
@@ -256,6 +287,10 @@ impl Opener {
     fn clear_the_way(&self, database: &Path, also: &[&str]) -> Result<(), AgentError> {
         let recoverer = &self.recoverer;
         Ok(recoverer.clear_the_way(&self.settings, database, also)?)
+    }
+
+    fn clear(&self, path: &Path) -> Result<(), AgentError> {
+        Ok(self.recoverer.clear(&self.settings, path)?)
     }
 
     fn look_after(&self, database: &Path, why: Option<&str>) -> Result<Verdict, AgentError> {

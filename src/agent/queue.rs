@@ -137,7 +137,7 @@ pub(super) fn in_words(stats: &QueueStats) -> String {
         .map_or_else(|| name.to_owned(), |why| format!("{name}: {why}"))
 }
 
-/// Before the store is opened: what the queue has given out already is not used again.
+/// What the queue has given out already is not used again.
 pub(super) fn keep_above(path: &Path, gate: &Gate, orders: &Orders) -> Result<(), StoreError> {
     let _pass = gate.try_enter().ok_or_else(|| StoreError::GateClosed {
         path: path.to_owned(),

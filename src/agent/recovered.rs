@@ -23,7 +23,7 @@ use crate::recovery::pages::Expected;
 use crate::recovery::{
     self, Acknowledged, RecoveryError, Report, Request, SetAside, Site, Verdict, Way,
 };
-use crate::store::Ledger;
+use crate::store::{Ledger, companion};
 use crate::{queue, store};
 
 use super::costs::lock;
@@ -31,6 +31,8 @@ use super::explain;
 
 /// What the entry in the audit log gets, before the first change.
 const BEFORE: Duration = Duration::from_secs(5);
+/// Bytes of a log that are read before readings are taken.
+const GLANCE: u64 = 8 << 20;
 /// Ranges of missing ids that an entry lists.
 const MOST_RANGES: usize = 16;
 
@@ -97,6 +99,11 @@ impl Recoveries {
     /// What stood in the way, since the agent started.
     pub(super) fn aside(&self) -> Vec<SetAside> {
         self.aside.clone()
+    }
+
+    /// This stood in the way.
+    pub(super) fn set_aside(&mut self, aside: SetAside) {
+        self.aside.push(aside);
     }
 
     /// Those since the agent started.
@@ -200,11 +207,47 @@ impl Recoverer {
     ) -> Result<(), RecoveryError> {
         let evidence = settings.gateway.evidence_path();
         let site = self.site(settings, &evidence);
-        recovery::clear_the_way(database, also, &site, &mut |aside| {
-            log::error!("{aside}");
-            self.audit.note("recovery.set_aside", AGENT, json!(aside));
-            lock(&self.recovered).aside.push(aside);
-        })
+        recovery::clear_the_way(database, also, &site, &mut |aside| self.tell_aside(aside))
+    }
+
+    /// Sets aside what stands at `path`, where a file of ours belongs, if it is none.
+    pub(super) fn clear(&self, settings: &Settings, path: &Path) -> Result<(), RecoveryError> {
+        let why = match path.symlink_metadata() {
+            Ok(m) if !m.is_file() => recovery::kind_of(&m).to_owned(),
+            // What cannot be asked is said by whoever opens it.
+            Ok(_) | Err(_) => return Ok(()),
+        };
+        let evidence = settings.gateway.evidence_path();
+        let to = self.site(settings, &evidence).set_aside(path)?;
+        self.tell_aside(SetAside {
+            from: path.to_owned(),
+            to,
+            why,
+            evidence: None,
+        });
+        Ok(())
+    }
+
+    fn tell_aside(&self, aside: SetAside) {
+        log::error!("{aside}");
+        self.audit.note("recovery.set_aside", AGENT, json!(aside));
+        lock(&self.recovered).set_aside(aside);
+    }
+
+    /// Is `database` sound, as far as a look that takes no time can tell? Not asked of one with a
+    /// long log.
+    pub(super) fn is_sound_at_a_glance(&self, database: &Path) -> bool {
+        let short = ["-wal", "-journal"].iter().all(|suffix| {
+            let beside = companion(database, suffix);
+            beside
+                .symlink_metadata()
+                .map_or(true, |m| m.len() <= GLANCE)
+        });
+        short
+            && match recovery::fault_after(database, self.cut) {
+                Ok(fault) => fault.is_none(),
+                Err(e) => matches!(e, RecoveryError::Nothing(_)),
+            }
     }
 
     /// Looks at `database` as bytes and recovers it where anything is off. `suspicion`: what

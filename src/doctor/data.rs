@@ -32,6 +32,7 @@ pub(super) fn checks(p: &Patient<'_>, out: &mut Vec<Check>) {
             directory(name, dir, out);
         }
     }
+    obstacles(p, out);
     stores(p, out);
     if let Ok(s) = statfs(&gateway.run_dir)
         && s.f_type != TMPFS_MAGIC
@@ -73,6 +74,17 @@ fn directory(name: &str, dir: &Path, out: &mut Vec<Check>) {
         ));
     } else {
         out.push(Check::ok(name, shown.to_string()));
+    }
+}
+
+/// What the agent found in the place of its own files.
+fn obstacles(p: &Patient<'_>, out: &mut Vec<Check>) {
+    for aside in p.agent.into_iter().flat_map(|s| &s.set_aside) {
+        out.push(Check::warn(
+            "set aside",
+            aside.to_string(),
+            "find out who put it there, then move it away",
+        ));
     }
 }
 

@@ -87,7 +87,7 @@ pub(super) fn open_existing(path: &Path, write: bool) -> io::Result<Option<File>
 }
 
 /// What stands in a file's place, in words.
-pub(super) fn kind_of(m: &fs::Metadata) -> &'static str {
+pub fn kind_of(m: &fs::Metadata) -> &'static str {
     let t = m.file_type();
     if t.is_file() {
         "a file"

@@ -67,10 +67,18 @@ impl Looked {
 /// [`RecoveryError::Nothing`] and [`RecoveryError::Alien`]: it is no database; else it cannot be
 /// read.
 pub fn fault_of(database: &Path) -> Result<Option<String>, RecoveryError> {
+    fault_after(database, false)
+}
+
+/// The same. `cut`: power was cut since it was written.
+///
+/// # Errors
+/// As [`fault_of`].
+pub fn fault_after(database: &Path, cut: bool) -> Result<Option<String>, RecoveryError> {
     if swap::is_unfinished(database) {
         return Ok(Some("its recovery was cut short".to_owned()));
     }
-    match look(database, false, None)?.condition {
+    match look(database, cut, None)?.condition {
         Condition::Nothing => Err(RecoveryError::Nothing(database.to_owned())),
         Condition::Alien => Err(RecoveryError::Alien(database.to_owned())),
         Condition::Off(why) => Ok(Some(why)),

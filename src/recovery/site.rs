@@ -77,7 +77,7 @@ impl<'a> Site<'a> {
     }
 
     /// [`Medium::set_aside`], past the gate.
-    pub(super) fn set_aside(&self, path: &Path) -> Result<PathBuf, RecoveryError> {
+    pub fn set_aside(&self, path: &Path) -> Result<PathBuf, RecoveryError> {
         let _pass = self.enter(path)?;
         Ok(self.medium.set_aside(path)?)
     }

@@ -13,11 +13,18 @@ use super::ledger::{Ledger, LedgerError, Mark, Noted, Standing, compare};
 use super::mailbox::Mailbox;
 use super::schema::Book;
 
+/// Where the ledger speaks of the store: it is a note behind, at most.
+pub const BEHIND: i64 = 1 << 30;
+/// Where nobody knows anything: 34 years at a thousand readings a second, and eight million such
+/// gaps.
+pub const UNKNOWN: i64 = 1 << 40;
+
 /// Compares, says what is missing, and opens the ledger for writing; `None` where it cannot be.
-/// The caller holds a pass of the gate.
+/// `salvaged`: rows may be missing. The caller holds a pass of the gate.
 pub(super) fn open(
     path: &Path,
     book: &mut Book,
+    salvaged: bool,
     mailbox: &Arc<Mailbox>,
     medium: &Arc<Medium>,
     gate: &Arc<Gate>,
@@ -32,10 +39,12 @@ pub(super) fn open(
         // What stands in its place is not ours to write over.
         Err(e) => {
             unusable(mailbox, &e);
+            leave_gap(None, book, salvaged, mailbox);
             return None;
         }
     };
     judge(last.as_ref(), book, mailbox);
+    leave_gap(last.as_ref(), book, salvaged, mailbox);
     let theirs = Arc::clone(mailbox);
     let told = move |done: Result<i64, String>| {
         theirs.stats.ledger(|l| match done {
@@ -95,6 +104,27 @@ fn judge(last: Option<&Noted>, book: &mut Book, mailbox: &Mailbox) {
             mailbox.stats.ledger(|l| l.problem = Some(why));
         }
     }
+}
+
+/// The queue may have given ids to readings that the store lost, and cannot be asked before the
+/// store opens: none of them is used again.
+fn leave_gap(noted: Option<&Noted>, book: &mut Book, salvaged: bool, mailbox: &Mailbox) {
+    let lost = salvaged || mailbox.stats.ledger(|l| l.missing).is_some();
+    if !lost || !mailbox.lock().unheard {
+        return;
+    }
+    let known = book.floor.max(book.next_id - 1);
+    let gap = match noted {
+        Some(n) if n.epoch == book.epoch => BEHIND,
+        Some(_) | None => UNKNOWN,
+    };
+    // The last numbers of all are kept for the readings themselves.
+    book.floor = known.checked_add(gap).unwrap_or(known);
+    log::warn!(
+        "the store lost readings, and the queue cannot say yet which ids it had given out: ids go on \
+         above {}",
+        book.floor
+    );
 }
 
 fn unusable(mailbox: &Mailbox, e: &LedgerError) {

@@ -94,6 +94,8 @@ pub(super) struct Slots {
     pub(super) undelivered: bool,
     /// Epoch, and an id that its readings must stay above.
     pub(super) above: Option<(u64, i64)>,
+    /// Others who give out its ids could not say yet how far they had come.
+    pub(super) unheard: bool,
     pub(super) retry_now: bool,
     /// For the copy that is being made, or is to be begun.
     pub(super) copies: VecDeque<CopyOrder>,
@@ -351,8 +353,14 @@ impl Orders {
         self.mailbox.leave(|s| s.settings = Some(settings));
     }
 
+    /// Whoever else knows how far ids had come is not heard before the store opens. One that lost
+    /// rows leaves a gap then, which is wider than what can have been given out.
+    pub fn unheard(&self, yet: bool) {
+        self.mailbox.leave(|s| s.unheard = yet);
+    }
+
     /// Readings of the store `epoch` get ids above `id`, although their rows may be missing: the
-    /// queue has given it to one already. Say it before the store is opened.
+    /// queue has given it to one already. Said late, it counts from the next commit on.
     pub fn keep_above(&self, epoch: u64, id: i64) {
         self.mailbox.leave(|s| s.above = Some((epoch, id)));
     }

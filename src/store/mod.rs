@@ -32,6 +32,7 @@ use crate::clock::{Clock, Mono};
 use crate::config::StoreSettings;
 use crate::durable::{Gate, Medium, Reserve};
 
+pub use account::{BEHIND, UNKNOWN};
 pub(crate) use error::without_sql;
 pub use error::{REMEDY, StoreError};
 pub use ledger::{Ledger, LedgerError, Noted};
@@ -201,7 +202,9 @@ impl Store {
         mailbox.stats.book(&book);
         let bytes = retention::bytes(&conn).map_err(failed)?;
         mailbox.stats.bytes.store(bytes, SeqCst);
-        let ledger = account::open(&ledger, &mut book, &mailbox, &medium, &gate, &clock);
+        let ledger = account::open(
+            &ledger, &mut book, salvaged, &mailbox, &medium, &gate, &clock,
+        );
         let mut writer = writer::Writer {
             ledger,
             conn: Rc::new(conn),

@@ -149,8 +149,8 @@ impl Stats {
     }
 
     /// Changes what is said of the ledger.
-    pub(super) fn ledger(&self, change: impl FnOnce(&mut LedgerView)) {
-        change(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner));
+    pub(super) fn ledger<T>(&self, change: impl FnOnce(&mut LedgerView) -> T) -> T {
+        change(&mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn snapshot(&self, waiting_bytes: usize) -> StoreStats {

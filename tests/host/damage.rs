@@ -131,3 +131,63 @@ fn a_store_that_was_recovered_by_hand_is_not_suspected_any_more() {
     assert!(!home.data("edge_store.db-suspect").exists());
     assert!(bad(&home).iter().all(|(_, remedy)| remedy != STORE));
 }
+
+#[test]
+fn readings_are_taken_while_a_damaged_queue_is_still_looked_at() {
+    let home = Home::with(POWER, "[queue]\nenabled = true\n");
+    let mut agent = home.serving();
+    send(&home, 50);
+    agent.wait_for("queued", |s| s["queue"]["depth"] == 50);
+    agent.stop();
+    // No frame of it means anything; each is looked at.
+    let mut x = 1_u64;
+    let noise = std::iter::repeat_with(|| {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x.to_le_bytes()
+    });
+    let noise: Vec<u8> = noise.take(4 << 20).flatten().collect();
+    home.write("data/sync_queue.db-wal", &noise);
+    let mut agent = home.serving();
+    send(&home, 20);
+    let status = agent.status().expect("status");
+    assert_eq!(status["queue"]["state"], "starting", "{status:#}");
+    assert_eq!(status["recovered"], serde_json::json!([]), "{status:#}");
+    let status = agent.wait_for("all of it queued", |s| s["queue"]["depth"] == 70);
+    assert_eq!(status["recovered"][0]["verdict"], "salvaged", "{status:#}");
+    agent.stop();
+}
+
+#[test]
+fn a_store_that_lost_rows_before_a_damaged_queue_was_heard_uses_no_id_that_it_had_given_out() {
+    let home = Home::with(POWER, "[queue]\nenabled = true\n");
+    let mut agent = home.serving();
+    send(&home, 40);
+    agent.wait_for("queued", |s| s["queue"]["depth"] == 40);
+    agent.stop();
+    let conn = rusqlite::Connection::open(home.data("edge_store.db")).expect("open");
+    conn.execute("DELETE FROM readings WHERE id > 10", [])
+        .expect("lose some");
+    drop(conn);
+    // Nobody but the queue knows of them, and it cannot be asked at once.
+    fs::remove_file(home.data("ledger")).expect("remove");
+    fs::remove_dir_all(home.data("snapshots")).ok();
+    strike_header(&home, "edge_store.db");
+    strike_header(&home, "sync_queue.db");
+    let mut agent = home.serving();
+    send(&home, 1);
+    agent.wait_for("the queue", |s| s["queue"]["state"] == "running");
+    agent.stop();
+    let conn = rusqlite::Connection::open(home.data("edge_store.db")).expect("open");
+    let ids = "SELECT max(id) FROM readings";
+    let last: i64 = conn.query_row(ids, [], |r| r.get(0)).expect("id");
+    assert!(last > 40, "{last}");
+}
+
+/// SQLite refuses the file.
+fn strike_header(home: &Home, name: &str) {
+    let mut bytes = fs::read(home.data(name)).expect("read");
+    bytes[..16].fill(0);
+    home.write(&format!("data/{name}"), &bytes);
+}

@@ -44,19 +44,35 @@ fn unharmed(home: &Home) {
 }
 
 #[test]
-fn what_the_guard_cannot_do_without_is_named_and_the_agent_ends() {
-    for instead in ALL {
-        let name = "outage.rec";
-        let home = home_with(name, instead);
-        let mut agent = home.start();
-        let code = agent.ended().code();
-        let log = home.log();
-        assert_eq!(code, Some(4), "{name} {instead:?}: {log}");
-        assert!(
-            log.contains(&format!("/data/{name}")) && log.contains("it is "),
-            "{name} {instead:?}: {log}"
-        );
-        unharmed(&home);
+fn what_stands_in_place_of_the_agents_records_is_set_aside_by_name_and_readings_are_taken() {
+    for name in ["outage.rec", "ledger"] {
+        for instead in ALL {
+            let home = home_with(name, instead);
+            let agent = home.serving();
+            let mut client = home.client();
+            client.send();
+            client.wait_acked(1);
+            let told = agent.status().expect("status")["set_aside"].clone();
+            let to = home.data(&format!("{name}.damaged"));
+            assert_eq!(told[0]["to"], to.display().to_string(), "{instead:?}");
+            let doctor = home.holdup(&["doctor"]);
+            let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+            assert!(doctor.contains("was set aside as"), "{doctor}");
+            let audit = home.holdup(&["audit", "show", "--json"]);
+            let audit = String::from_utf8_lossy(&audit.stdout).into_owned();
+            assert!(audit.contains("recovery.set_aside"), "{audit}");
+            // In its place is one of its own, which works.
+            home.power(true);
+            let mut agent = agent;
+            let parked = agent.wait_for_supply("Parked");
+            assert_eq!(parked["last_outage"]["ended"], "clean");
+            home.power(false);
+            agent.wait_for_supply("Good");
+            agent.stop();
+            assert!(home.data(name).symlink_metadata().expect(name).is_file());
+            assert!(!to.symlink_metadata().expect("set aside").is_file());
+            unharmed(&home);
+        }
     }
 }
 

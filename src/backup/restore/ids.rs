@@ -9,15 +9,10 @@ use std::path::Path;
 use rusqlite::{Connection, params};
 
 use crate::queue;
-use crate::store::Ledger;
+use crate::store::{BEHIND, Ledger, UNKNOWN};
 
 use super::plan::{DatabaseNow, holds};
 use super::{Home, RestoreError};
-
-/// Above what the ledger knows: it is a note behind, at most.
-const BEHIND: i64 = 1 << 30;
-/// Where nothing is known: 34 years at a thousand readings a second, and eight million such gaps.
-const UNKNOWN: i64 = 1 << 40;
 
 /// Above which id the store in `staged` must go on; `None` where it was never the agent's.
 pub(super) fn floor(staged: &Path, live: &DatabaseNow, home: &Home) -> Option<i64> {
