@@ -154,11 +154,15 @@ impl<K: Keeper> Work<'_, '_, K> {
     ) -> Option<usize> {
         /// Fewer may be there by chance.
         const FEWEST: usize = 3;
-        if trust(v) != Trust::Unsaid {
+        // The start of the log was struck: header of the frame and of the page went together. Only a
+        // table that the caller knows is looked for in what is left of such a page.
+        let nameless = v.page == 0;
+        if trust(v) != Trust::Unsaid && !nameless {
             return None;
         }
         let mut found: Vec<(usize, usize)> = (0..self.schema.tables.len())
             .filter(|t| !self.schema.tables[*t].without_rowid && has_place(*t))
+            .filter(|t| !nameless || !self.schema.tables[*t].foreign)
             .map(|t| (self.sift(t, v, bytes).slots.len(), t))
             .filter(|(n, _)| *n >= FEWEST)
             .collect();
