@@ -187,13 +187,10 @@ pub(crate) fn hold_to_the_target(lines: &[Line], seeds: u64) {
                 "{name}: .recover gives more"
             );
         }
-        // A known limit: blocks of a full-text index in a leaf that nothing leads to any more are
-        // taken for texts, whose columns have no type.
-        let blocks = l.fault == Fault::DbTruncated && name.ends_with("(with fts5)");
-        let unseen = match (l.fault.changes_single_bytes(), blocks) {
-            (true, _) => seeds,
-            (false, true) => 14 * seeds,
-            (false, false) => 0,
+        let unseen = if l.fault.changes_single_bytes() {
+            seeds
+        } else {
+            0
         };
         assert!(ours.0.invented as u64 <= unseen, "{name}: {ours:?}");
     }

@@ -1,6 +1,8 @@
 //! Damage that is known is told by readiness, doctor and every verb, with one remedy.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::process::Output;
 
 use serde_json::Value;
@@ -190,4 +192,31 @@ fn strike_header(home: &Home, name: &str) {
     let mut bytes = fs::read(home.data(name)).expect("read");
     bytes[..16].fill(0);
     home.write(&format!("data/{name}"), &bytes);
+}
+
+/// All readings lie in one leaf, in the first frame of the log: its name and its header are gone.
+#[test]
+fn of_a_young_store_whose_log_lost_its_first_512_bytes_every_reading_comes_back() {
+    let home = Home::with(POWER, "");
+    let agent = home.serving();
+    let mut stream = UnixStream::connect(home.path("run/ingest.sock")).expect("socket");
+    let line = |n| format!("{{\"sensor_name\":\"t\",\"timestamp\":{n},\"value\":{n}}}\n");
+    let all: String = (0..20).map(line).collect();
+    stream.write_all(all.as_bytes()).expect("send");
+    let mut answers = BufReader::new(&stream).lines();
+    let acked = answers.find(|a| a.as_ref().is_ok_and(|a| a.contains("20")));
+    assert!(acked.is_some(), "they are acknowledged");
+    agent.kill();
+    let mut log = fs::read(home.data("edge_store.db-wal")).expect("log");
+    let mut x = 88_172_645_463_325_252_u64;
+    for byte in &mut log[..512] {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        *byte = x.to_le_bytes()[0];
+    }
+    home.write("data/edge_store.db-wal", &log);
+    home.serving().stop();
+    let want: Vec<f64> = (0..20).map(f64::from).collect();
+    assert_eq!(home.values(), want);
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use holdup::durable::Closer;
-use holdup::store::{Ledger, Mode};
+use holdup::store::{Desk, Ledger, Mode};
 
 use crate::home::{Home, poll};
 use crate::store_world::{SETTINGS, Told, World, chunk, until};
@@ -105,6 +105,27 @@ fn a_ledger_of_another_store_is_said_and_then_written_over() {
     store.stop();
     assert_eq!(noted(&world), 2);
     assert_eq!(world.start(SETTINGS).stats().ledger.problem, None);
+}
+
+#[test]
+fn a_store_that_lost_rows_leaves_a_gap_while_the_queue_cannot_say_which_ids_it_gave_out() {
+    let world = World::new();
+    stored(&world, 30);
+    let conn = rusqlite::Connection::open(world.path()).expect("open");
+    conn.execute("DELETE FROM readings WHERE id > 20", [])
+        .expect("lose some");
+    drop(conn);
+    let desk = Desk::new();
+    desk.orders().unheard(true);
+    let store = world.try_start_at(desk, SETTINGS).expect("start");
+    let told = Arc::new(Told::default());
+    store.intake().submit(chunk(&told, 1, 1, None));
+    until("it is acknowledged", || told.upto() == 1);
+    store.stop();
+    assert_eq!(
+        world.ask("SELECT max(id) FROM readings"),
+        30 + (1 << 30) + 1
+    );
 }
 
 #[test]

@@ -109,8 +109,17 @@ impl World {
     }
 
     pub(crate) fn try_start(&self, settings: StoreSettings) -> Result<Store, StoreError> {
+        self.try_start_at(Desk::new(), settings)
+    }
+
+    /// The same with a desk at which something was said before.
+    pub(crate) fn try_start_at(
+        &self,
+        desk: Desk,
+        settings: StoreSettings,
+    ) -> Result<Store, StoreError> {
         Store::start(StoreOptions {
-            desk: Desk::new(),
+            desk,
             settings,
             path: self.path(),
             ledger: self.ledger(),

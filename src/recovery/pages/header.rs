@@ -132,17 +132,18 @@ pub(super) fn lock_page(page_size: usize) -> u32 {
 
 /// Does `page` hold a pointer map, in a database with auto-vacuum?
 pub(super) fn is_pointer_map(page: u32, usable: usize, page_size: usize) -> bool {
-    if page < 2 {
-        return false;
-    }
+    page >= 2 && page == pointer_map_of(page, usable, page_size)
+}
+
+/// The page whose pointer map says where `page`, from 2 on, hangs.
+pub(super) fn pointer_map_of(page: u32, usable: usize, page_size: usize) -> u32 {
     let each = u32::try_from(usable / 5).unwrap_or(u32::MAX - 1) + 1;
     let map = (page - 2) / each * each + 2;
-    let map = if map == lock_page(page_size) {
+    if map == lock_page(page_size) {
         map + 1
     } else {
         map
-    };
-    page == map
+    }
 }
 
 /// The page size of a database file: its header's, else the one under which the most of its

@@ -68,6 +68,8 @@ pub(super) struct Cell {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Node<'a> {
     bytes: &'a [u8],
+    /// The page's number; 0 where it is lost.
+    pub(super) number: u32,
     /// Where the page's header begins: 100 in page 1.
     at: usize,
     usable: usize,
@@ -85,6 +87,7 @@ impl<'a> Node<'a> {
         let usable = usable.min(bytes.len());
         let node = Self {
             bytes: bytes.get(..usable)?,
+            number,
             at,
             usable,
             kind,
@@ -101,6 +104,7 @@ impl<'a> Node<'a> {
         let usable = usable.min(bytes.len());
         Self {
             bytes: &bytes[..usable],
+            number,
             at: if number == 1 { 100 } else { 0 },
             usable,
             kind: Kind::TableLeaf,

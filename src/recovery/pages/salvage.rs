@@ -231,6 +231,12 @@ impl<K: Keeper> Work<'_, '_, K> {
             let Some(version) = versions.last().copied() else {
                 continue;
             };
+            if let Claim::Tree(tree) = self.claims.of(page)
+                && version.transaction.is_some()
+                && self.is_anothers(usize::from(tree), version)
+            {
+                self.claims.release(page, usize::from(tree));
+            }
             if page == 1 || self.claims.of(page) != Claim::None || !self.view.may_hold_data(page) {
                 continue;
             }

@@ -112,6 +112,16 @@ impl Claims {
         }
     }
 
+    /// What leads to `page` is out of date: it is nobody's, and its tree has a hole there.
+    pub(super) fn release(&mut self, page: u32, tree: usize) {
+        if let (Some(owner), Some(holes)) =
+            (self.owner.get_mut(page as usize), self.holes.get_mut(tree))
+        {
+            *owner = 0;
+            *holes += 1;
+        }
+    }
+
     /// A page that was written after its trunk page is in use again: that trunk is out of date.
     fn free_pages(&mut self, view: &View<'_>) {
         let mut trunk = view.header.freelist;

@@ -7,8 +7,13 @@ use std::borrow::Cow;
 use std::cell::Cell as Count;
 
 use super::super::source::{Pages, Version};
-use super::header::{Header, is_pointer_map, lock_page, word};
+use super::header::{Header, is_pointer_map, lock_page, pointer_map_of, word};
 use super::node::{Cell, Node};
+
+/// As a pointer map calls the first page of an overflow chain, whose parent is its cell's page.
+const FIRST_OF_CHAIN: u8 = 3;
+/// And those behind it, whose parent is the one before.
+const REST_OF_CHAIN: u8 = 4;
 
 /// Larger rows are left out, and counted: memory is bounded.
 pub const LARGEST_ROW: u64 = 8 << 20;
@@ -109,6 +114,7 @@ impl<'a> View<'a> {
         let mut bytes = local.to_vec();
         let mut next = cell.overflow;
         let mut links = (whole - local.len()).div_ceil(room);
+        let mut from = (FIRST_OF_CHAIN, node.number);
         // A chain longer than the file is none; checked before anything is read or kept.
         if links > self.pages.highest() as usize {
             return Err(Flaw::Chain);
@@ -121,6 +127,10 @@ impl<'a> View<'a> {
                 return Err(Flaw::Chain);
             };
             self.links.set(left);
+            if self.hangs_elsewhere(next, from, at) {
+                return Err(Flaw::Chain);
+            }
+            from = (REST_OF_CHAIN, next);
             let v = self.as_of(next, at).ok_or(Flaw::Chain)?;
             // In the log a checksum would vouch for it.
             if v.transaction.is_some() && !v.proven {
@@ -147,6 +157,25 @@ impl<'a> View<'a> {
         } else {
             Err(Flaw::Chain)
         }
+    }
+
+    /// Does the pointer map say that `page` is no part of the chain it is reached by, `from` this kind
+    /// of page with this number? Where there is none, or it says nothing that can be, it does not.
+    fn hangs_elsewhere(&self, page: u32, (kind, parent): (u8, u32), at: u64) -> bool {
+        if !self.header.auto_vacuum || parent == 0 {
+            return false;
+        }
+        let map = pointer_map_of(page, self.usable(), self.header.page_size);
+        let Some(bytes) = self.as_of(map, at).and_then(|v| self.load(v)) else {
+            return false;
+        };
+        let Some(place) = page.checked_sub(map + 1).map(|n| n as usize * 5) else {
+            return false;
+        };
+        let Some(said) = bytes.get(place).filter(|k| (1..=5).contains(*k)) else {
+            return false;
+        };
+        *said != kind || word(&bytes, place + 1) != parent
     }
 
     /// The state of `page` at a time.

@@ -12,7 +12,9 @@
 //! | the page | the database file has it since a checkpoint, and the checksum runs through that |
 //!
 //! Where its whole header is lost, page number and size after commit follow from the checksums
-//! before and behind it; that is no proof, but it is a place for the page.
+//! before and behind it; that is no proof, but it is a place for the page. The checksum behind it is
+//! then worked out from the next frame, which cannot vouch for itself: that one is unproven too,
+//! unless the database file has the same page.
 //!
 //! Several frames of the log that a card wrote to another place of it, one behind the other, link
 //! among themselves: the first is found damaged, those behind it are taken for what they say.
@@ -85,6 +87,9 @@ pub(super) struct Judged {
     pub(super) page: u32,
     pub(super) size_after: u32,
     pub(super) state: State,
+    /// Unproven, but that a frame was written here is beyond doubt: with the header that the one
+    /// before lost it makes sense.
+    pub(super) written: bool,
 }
 
 /// All of them.
@@ -132,6 +137,7 @@ pub(super) fn scan(source: &dyn Bytes, found: &Found, known: Known<'_>) -> Scan 
     let mut before = Before {
         seed: found.seed,
         ours: true,
+        borrowed: false,
     };
     let mut at = 0;
     let mut current = slots.next();
@@ -201,6 +207,8 @@ struct Before {
     seed: Seed,
     /// The slot before belongs to the current generation.
     ours: bool,
+    /// The seed was worked out from the frame that it is the seed of.
+    borrowed: bool,
 }
 
 struct Judge<'a> {
@@ -229,10 +237,19 @@ impl Judge<'_> {
                 page,
                 size_after,
                 state,
+                written: state.is_proven() || before.borrowed,
             };
-            (judged, Before { seed, ours: true })
+            let after = Before {
+                seed,
+                ours: true,
+                borrowed: false,
+            };
+            (judged, after)
         };
         if let Some((state, sum)) = self.vouched(slot, next, before) {
+            if before.borrowed && !self.is_same_in_database(at, slot) {
+                return proven(State::Unproven, sum, slot.page, slot.size_after);
+            }
             self.bound = self.bound.max(slot.page).max(slot.size_after);
             return proven(state, sum, slot.page, slot.size_after);
         }
@@ -240,7 +257,9 @@ impl Judge<'_> {
             return proven(State::Mended, sum, page, size_after);
         }
         if let Some((sum, page, size_after)) = self.solve(slot, next, before) {
-            return proven(State::Unproven, sum, page, size_after);
+            let (judged, after) = proven(State::Unproven, sum, page, size_after);
+            let borrowed = sum != slot.stored;
+            return (judged, Before { borrowed, ..after });
         }
         let ours = slot.salts == self.salts;
         let state = self.unproven(at, slot, before);
@@ -252,8 +271,29 @@ impl Judge<'_> {
             page: slot.page,
             size_after: slot.size_after,
             state,
+            written: false,
         };
-        (judged, Before { seed, ours })
+        let after = Before {
+            seed,
+            ours,
+            borrowed: false,
+        };
+        (judged, after)
+    }
+
+    /// Is the page in the database file the one that is here, byte for byte?
+    fn is_same_in_database(&mut self, at: u32, slot: &Slot) -> bool {
+        let Some(database) = self.database else {
+            return false;
+        };
+        if slot.page == 0 || !self.geometry.read(self.source, at, &mut self.frame) {
+            return false;
+        }
+        let page = &self.frame[FRAME_HEADER..];
+        let mut there = vec![0; page.len()];
+        let from = u64::from(slot.page - 1) * page.len() as u64;
+        let read = database.read_at(&mut there, from);
+        read.is_ok_and(|n| n == page.len()) && there == page
     }
 
     /// Proven as it stands, or with a damaged salt or checksum; and the checksum behind it.

@@ -43,8 +43,7 @@ pub(super) fn group(frames: &[Judged], header_is_sound: bool) -> Transactions {
     let for_sqlite = if header_is_sound { sound } else { 0 };
     // Behind a damaged header nothing is explained by a cut, so an unproven commit counts.
     let commits = |f: &Judged| {
-        f.size_after != 0
-            && (f.state.is_proven() || (!header_is_sound && f.state == State::Unproven))
+        f.size_after != 0 && (f.written || (!header_is_sound && f.state == State::Unproven))
     };
     let finished = frames.iter().rposition(commits).map_or(0, |last| last + 1);
     let mut all = Vec::new();
@@ -86,6 +85,7 @@ mod tests {
             page: 1,
             size_after,
             state,
+            written: state.is_proven(),
         }
     }
 

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use super::super::super::source::Version;
 use super::super::leaf::{Slot, Trust};
-use super::super::node::Node;
+use super::super::node::{Kind, Node};
+use super::super::table::Table;
 use super::super::tree::Bounds;
 use super::super::unnamed::ends_in_rowids;
 use super::super::view::when;
@@ -111,6 +112,29 @@ impl<K: Keeper> Work<'_, '_, K> {
         ranges.insert(low, high);
     }
 
+    /// Is this state of a leaf, to which the tree of `table` leads, of a table that lacks one? Where
+    /// the page was given to another table, and the page that no longer names it is lost.
+    pub(super) fn is_anothers(&self, table: usize, v: Version) -> bool {
+        let Some(shape) = self.schema.tables.get(table) else {
+            return false;
+        };
+        let Some(bytes) = self.view.load(v) else {
+            return false;
+        };
+        let node = Node::parse(&bytes, v.page, self.view.usable());
+        let Some(node) = node.filter(|n| n.kind == Kind::TableLeaf && n.cells > 0) else {
+            return false;
+        };
+        let suits = |table: &Table| score(self.view, table, &node, when(v)).is_some();
+        let lacks_one = |(other, shape): (usize, &Table)| {
+            other != table
+                && !shape.without_rowid
+                && self.claims.holes.get(other).is_some_and(|h| *h > 0)
+                && suits(shape)
+        };
+        !suits(shape) && self.schema.tables.iter().enumerate().any(lacks_one)
+    }
+
     /// The table that an orphaned page belongs to; none unless there is one place for it.
     pub(super) fn owner(&self, v: Version, bytes: &[u8]) -> Option<usize> {
         let has_place = |table: usize| {
@@ -120,9 +144,7 @@ impl<K: Keeper> Work<'_, '_, K> {
         let Some(node) = Node::parse(bytes, v.page, self.view.usable()) else {
             return self.headless_owner(v, bytes, has_place);
         };
-        let may = |table: &usize| {
-            self.schema.tables[*table].without_rowid == node.kind.is_index() && has_place(*table)
-        };
+        let may = |table: &usize| self.schema.tables[*table].without_rowid == node.kind.is_index();
         let hint = self.claims.hints.get(&v.page).map(|t| usize::from(*t));
         let mut scores: Vec<(usize, usize)> = (0..self.schema.tables.len())
             .filter(may)
@@ -136,11 +158,14 @@ impl<K: Keeper> Work<'_, '_, K> {
         if node.kind.is_index() && hint.is_none() && ends_in_rowids(&node) {
             return None;
         }
+        // What suits a whole table best is what that one has freed or moved, whoever else would do.
+        let best = scores.iter().map(|(score, _)| *score).max()?;
+        scores.retain(|(_, table)| has_place(*table));
         scores.sort_unstable();
         match scores[..] {
-            [] => None,
             [.., (a, _), (b, _)] if a == b => None,
-            [.., (_, table)] => Some(table),
+            [.., (score, table)] if score == best => Some(table),
+            _ => None,
         }
     }
 
