@@ -87,7 +87,7 @@ impl<K: Keeper> Work<'_, '_, K> {
                     Node::parse(bytes, page, self.view.usable())
                         .is_some_and(|n| n.kind == Kind::TableLeaf)
                 };
-                if !leaf(&before) {
+                if !self.was_of(table, old, &before) {
                     continue;
                 }
                 let now = leaf(&after).then(|| self.sift(table, new, &after));
@@ -134,9 +134,7 @@ impl<K: Keeper> Work<'_, '_, K> {
             let Some(bytes) = self.view.load(v) else {
                 continue;
             };
-            let leaf = Node::parse(&bytes, page, self.view.usable())
-                .is_some_and(|n| n.kind == Kind::TableLeaf);
-            if !leaf || trust(v) == Trust::Refuted {
+            if trust(v) == Trust::Refuted || !self.was_of(table, v, &bytes) {
                 continue;
             }
             let sifted = self.sift(table, v, &bytes);

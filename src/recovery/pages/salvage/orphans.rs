@@ -135,6 +135,14 @@ impl<K: Keeper> Work<'_, '_, K> {
         !suits(shape) && self.schema.tables.iter().enumerate().any(lacks_one)
     }
 
+    /// Was this state of a page a leaf of `table`? Before that it may have been another's.
+    pub(super) fn was_of(&self, table: usize, v: Version, bytes: &[u8]) -> bool {
+        let shape = &self.schema.tables[table];
+        Node::parse(bytes, v.page, self.view.usable())
+            .filter(|node| node.kind == Kind::TableLeaf)
+            .is_some_and(|node| !shape.foreign || score(self.view, shape, &node, when(v)).is_some())
+    }
+
     /// The table that an orphaned page belongs to; none unless there is one place for it.
     pub(super) fn owner(&self, v: Version, bytes: &[u8]) -> Option<usize> {
         let has_place = |table: usize| {
