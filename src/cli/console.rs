@@ -14,9 +14,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::clock::{Clock, Mono, SystemClock};
 use crate::config::{self, Settings};
-use crate::console::{Came, Port, PortError, Session};
+use crate::console::{Came, Host as _, Port, PortError, Session};
 
 use super::console_desk::Desk;
+use super::{Usage, console_door, secret};
 
 /// A port that went away is looked for again so often.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -29,10 +30,16 @@ pub(super) struct ConsoleArgs {
     /// The serial line. Default: this terminal, else console.port.
     #[arg(long, value_name = "PATH")]
     port: Option<PathBuf>,
+    /// Ask for a passphrase and keep its hash in console.passphrase_file.
+    #[arg(long, conflicts_with = "port")]
+    new_passphrase: bool,
 }
 
 /// Serves until it is told to stop, or until whoever sits at this terminal leaves.
 pub(super) fn run(config_path: &Path, args: &ConsoleArgs) -> anyhow::Result<u8> {
+    if args.new_passphrase {
+        return new_passphrase(config_path);
+    }
     // A gateway whose configuration is broken needs its console most.
     let (settings, broken) = match config::load(config_path) {
         Ok(loaded) => (loaded.settings, None),
@@ -50,6 +57,31 @@ pub(super) fn run(config_path: &Path, args: &ConsoleArgs) -> anyhow::Result<u8> 
         return Ok(0);
     }
     on_line(args, &settings, &mut desk, &stop)?;
+    Ok(0)
+}
+
+/// Asks twice, so that a slip locks nobody out.
+fn new_passphrase(config_path: &Path) -> anyhow::Result<u8> {
+    use age::secrecy::ExposeSecret;
+    let settings = config::load(config_path)?.settings;
+    let Some(file) = &settings.console.passphrase_file else {
+        anyhow::bail!(Usage(
+            "console.passphrase_file is not set: name the file first".to_owned()
+        ));
+    };
+    let asked = |question: &str| -> anyhow::Result<String> {
+        match secret::passphrase(question)? {
+            Some(text) => Ok(text.expose_secret().to_owned()),
+            None => anyhow::bail!("there is no terminal to ask on"),
+        }
+    };
+    let once = asked("New passphrase of this gateway, at least 12 characters (not shown): ")?;
+    if once != asked("Once more: ")? {
+        anyhow::bail!(Usage(
+            "the two are not the same; nothing was changed".to_owned()
+        ));
+    }
+    console_door::new_passphrase(file, &once).map_err(anyhow::Error::msg)?;
     Ok(0)
 }
 
@@ -103,7 +135,7 @@ fn pause(time: Duration) {
 fn serve(port: &mut Port, desk: &mut Desk, stop: &AtomicBool, once: bool) {
     let clock = SystemClock;
     let mut out: Vec<u8> = Vec::new();
-    let mut session = Session::new(clock.mono(), &mut out);
+    let mut session = Session::new(clock.mono(), desk.is_lab(), &mut out);
     let mut buffer = [0; 256];
     let mut was_awake = false;
     loop {

@@ -1,38 +1,27 @@
 //! What the gateway does for a session at the console: asks the agent, runs this binary's own
 //! verbs, keeps keys and audit entries.
-//!
-//! A verb runs as a process of its own, whose output is read without waiting: one that hangs in a
-//! frozen file system is left behind, and the console goes on.
 
 use std::collections::VecDeque;
-use std::fs;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::process::Child;
 
-use rustix::fs::OFlags;
-use rustix::process::{Pid, Signal, kill_process_group};
-use rustix::rand::{GetRandomFlags, getrandom};
 use serde_json::{Value, json};
 
-use crate::agent::{ByHand, ControlAnswer, ControlRequest};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Settings;
-use crate::console::login::{Challenge, Moment, Revoked, Signers};
-use crate::console::{Command, Does, Host, Trouble, look, troubles};
-use crate::durable::Medium;
+use crate::console::login::{Challenge, Proof, Role, Signers, Who};
+use crate::console::{Begun, Does, Host, Order, Purpose, Trouble, look, troubles};
 use crate::recovery::{RecoveryError, fault_of};
 
-use super::{power, status};
+use super::console_door::{self as door, Door};
+use super::console_enter::enter;
+use super::console_files;
+use super::console_run::{Running, Step};
+use super::status;
 
-/// What an entry in the audit log gets from a running agent.
-const ENTER: Duration = Duration::from_secs(8);
-
-/// A list of keys is no larger.
-const LARGEST: u64 = 1 << 20;
+/// Behind the name of who came with the passphrase.
+const BY_PASSPHRASE: &str = " (passphrase)";
 
 /// See the module's text.
 #[derive(Debug)]
@@ -41,29 +30,10 @@ pub(super) struct Desk {
     settings: Settings,
     /// Why the configuration could not be read.
     broken: Option<String>,
+    door: Door,
     running: Option<Running>,
     /// Commands that were stopped and have not ended: they may hang in the kernel.
     left_behind: Vec<Child>,
-}
-
-/// A command: programs one after the other, or a text.
-#[derive(Debug)]
-struct Running {
-    steps: VecDeque<Step>,
-    child: Option<Child>,
-    output: Option<io::PipeReader>,
-    /// What is to be shown before anything else.
-    text: VecDeque<u8>,
-    failed: Option<String>,
-}
-
-/// A program, and whether it runs also after one before it failed.
-#[derive(Debug)]
-struct Step {
-    title: Option<&'static str>,
-    program: PathBuf,
-    args: Vec<String>,
-    always: bool,
 }
 
 impl Desk {
@@ -72,6 +42,7 @@ impl Desk {
             config: config.to_owned(),
             settings,
             broken,
+            door: Door::default(),
             running: None,
             left_behind: Vec::new(),
         }
@@ -79,75 +50,21 @@ impl Desk {
 
     /// What the running command prints to.
     pub(super) fn output(&self) -> Option<BorrowedFd<'_>> {
-        let running = self.running.as_ref()?;
-        running.output.as_ref().map(AsFd::as_fd)
+        self.running.as_ref()?.output()
     }
 
     /// Reads what it printed, without waiting; 0: nothing now, or [`Desk::ended`].
     pub(super) fn printed(&mut self, buffer: &mut [u8]) -> usize {
-        let Some(running) = &mut self.running else {
-            return 0;
-        };
-        if !running.text.is_empty() {
-            return io::Read::read(&mut running.text, buffer).unwrap_or(0);
-        }
-        let Some(output) = &mut running.output else {
-            return 0;
-        };
-        match io::Read::read(output, buffer) {
-            Ok(0) => {
-                running.output = None;
-                0
-            }
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(_) => {
-                running.output = None;
-                0
-            }
-        }
+        self.running.as_mut().map_or(0, |r| r.printed(buffer))
     }
 
-    /// Has all of it ended, and how? Begins its next program where there is one.
+    /// Has all of it ended, and how?
     pub(super) fn ended(&mut self) -> Option<String> {
         self.left_behind
             .retain_mut(|c| !matches!(c.try_wait(), Ok(Some(_))));
-        let running = self.running.as_mut()?;
-        if running.output.is_some() || !running.text.is_empty() {
-            return None;
-        }
-        if let Some(child) = &mut running.child {
-            match child.try_wait() {
-                Ok(None) => return None,
-                Ok(Some(status)) if status.success() => {}
-                Ok(Some(status)) => {
-                    let how = match status.code() {
-                        Some(1) => "(1: see above)".to_owned(),
-                        Some(2) => "(2: the configuration is wrong, see above)".to_owned(),
-                        Some(3) => "(3: refused, see above)".to_owned(),
-                        Some(code) => format!("({code}: failed, see above)"),
-                        None => "(it was killed)".to_owned(),
-                    };
-                    running.failed.get_or_insert(how);
-                }
-                Err(e) => {
-                    running.failed.get_or_insert(e.to_string());
-                }
-            }
-            running.child = None;
-        }
-        while let Some(step) = running.steps.pop_front() {
-            if running.failed.is_some() && !step.always {
-                continue;
-            }
-            if let Err(why) = running.start(&step) {
-                running.failed.get_or_insert(why);
-                continue;
-            }
-            return None;
-        }
-        let failed = self.running.take().and_then(|r| r.failed);
-        Some(failed.unwrap_or_default())
+        let how = self.running.as_mut()?.ended()?;
+        self.running = None;
+        Some(how)
     }
 
     fn status(&self) -> Result<crate::agent::Status, String> {
@@ -157,75 +74,28 @@ impl Desk {
         }
     }
 
-    /// Enters what a technician does; where that cannot be had, says so. Nothing waits for it: a
-    /// technician must be able to mend what keeps the log from being written.
     fn enter(&self, action: &str, by: &str, details: Value) -> Option<String> {
-        let why = match self.entered(action, by, details.clone()) {
-            Ok(true) => return None,
-            Ok(false) => "it waits in memory until the log can be written".to_owned(),
-            Err(why) => why,
+        enter(&self.settings, action, by, details)
+    }
+
+    /// Enters that somebody is let in, or signed for something.
+    fn let_in(&self, name: &str, purpose: Purpose<'_>, details: &mut Value) {
+        let action = match purpose {
+            Purpose::LogIn => "console.login",
+            Purpose::Act(order) => {
+                details["for"] = order.action().into();
+                "console.confirmed"
+            }
         };
-        // The journal is the second witness.
-        log::warn!("not in the audit log yet: {action} by {by} {details}: {why}");
-        Some(format!("(The audit log does not have this yet: {why})\n"))
+        self.enter(action, name, details.take());
     }
 
-    fn entered(&self, action: &str, by: &str, details: Value) -> Result<bool, String> {
-        let request = ControlRequest::Enter {
-            action: action.to_owned(),
-            by: by.to_owned(),
-            details: details.clone(),
-        };
-        let path = self.settings.gateway.control_socket();
-        match power::talk(&path, request, ENTER, &mut |_| {}) {
-            Ok(power::Talk::Answer(ControlAnswer::Entered(durable))) => Ok(durable),
-            Ok(power::Talk::Answer(ControlAnswer::Refused(why))) => Err(why),
-            Ok(power::Talk::Answer(_)) => Err("the agent's answer is not understood".to_owned()),
-            Ok(power::Talk::NotAllowed(why)) => Err(why),
-            // No agent runs: by hand.
-            Err(_) => match ByHand::take(&self.settings) {
-                Ok(by_hand) => Ok(by_hand.enter(action, by, details)),
-                Err(e) => Err(crate::agent::explain(&e)),
-            },
+    fn refused(&self, name: &str, purpose: Purpose<'_>, why: &str) {
+        let mut details = json!({ "why": why });
+        if let Purpose::Act(order) = purpose {
+            details["for"] = order.action().into();
         }
-    }
-
-    fn signers(&self) -> Result<Signers, String> {
-        let path = &self.settings.console.allowed_signers;
-        let text = text(path)?.unwrap_or_default();
-        let signers = Signers::read(&text);
-        for line in &signers.unusable {
-            log::warn!("{}: {line}: it lets nobody in", path.display());
-        }
-        Ok(signers)
-    }
-
-    fn revoked(&self) -> Result<Revoked, String> {
-        let path = &self.settings.console.revoked_signers;
-        let text = text(path)?.unwrap_or_default();
-        Revoked::read(&text).map_err(|e| {
-            format!(
-                "{}: {e}: nobody is let in until it is mended",
-                path.display()
-            )
-        })
-    }
-
-    /// Today, for keys with dates. A clock that nobody has set is not believed where files say that
-    /// it is later: a revoked past must not come back with an empty battery.
-    fn today(&self) -> Moment {
-        let clock = SystemClock;
-        let now = clock.wall().as_millis() / 1000;
-        if clock.is_synchronised() {
-            return now;
-        }
-        let written = |path: PathBuf| {
-            use std::os::unix::fs::MetadataExt;
-            fs::metadata(path).map_or(0, |m| m.mtime())
-        };
-        let gateway = &self.settings.gateway;
-        let signers = written(self.settings.console.allowed_signers.clone());
-        now.max(signers).max(written(gateway.audit_path()))
+        self.enter("console.refused", name, details);
     }
 
     fn verb(&self, args: &[&str]) -> Step {
@@ -233,49 +103,109 @@ impl Desk {
         let mut all = vec!["--config".to_owned(), config];
         all.extend(args.iter().map(|a| (*a).to_owned()));
         Step {
-            title: None,
             // Also while a new version lies in its place.
             program: PathBuf::from("/proc/self/exe"),
             args: all,
-            always: false,
+            ..Step::default()
         }
     }
 
-    /// Stops the service where it runs, recovers, starts it again whatever came of that. Only the
-    /// store's place is cleared of what is no database.
-    fn recovery(&self, technician: &str, set_aside: bool) -> VecDeque<Step> {
-        let mut steps = VecDeque::new();
+    /// Fills what a command of the table leaves open.
+    fn filled(&self, pattern: &[&str], order: &Order, technician: &str) -> Vec<String> {
+        let rest = || order.words().skip(1).collect::<Vec<_>>().join(" ");
+        let mut all = Vec::new();
+        for word in pattern {
+            match *word {
+                "{1}" => all.extend(order.words().next().map(str::to_owned)),
+                "{rest}" => all.push(rest()),
+                "{args}" => all.extend(order.words().map(str::to_owned)),
+                "{gateway}" => all.push(self.settings.gateway.id.clone()),
+                "{technician}" => all.push(technician.to_owned()),
+                word => all.push(word.to_owned()),
+            }
+        }
+        all
+    }
+
+    /// The steps of something that wants the agent stopped, with the agent stopped before them and
+    /// started after them, whatever came of them.
+    fn alone(&self, steps: impl FnOnce(bool) -> Vec<Step>) -> VecDeque<Step> {
         let service = |verb: &str, title, always| Step {
             title: Some(title),
             program: PathBuf::from("systemctl"),
             args: vec![verb.to_owned(), "holdup".to_owned()],
             always,
+            ..Step::default()
         };
         let served = self.status().is_ok();
         let has_systemd = Path::new("/run/systemd/system").exists();
+        let mut all = VecDeque::new();
         if served && has_systemd {
-            steps.push_back(service("stop", "the agent is stopped", false));
+            all.push_back(service("stop", "the agent is stopped", false));
         }
-        let gateway = &self.settings.gateway;
-        for (path, title) in [
-            (gateway.store_path(), "the store"),
-            (gateway.queue_path(), "the queue"),
-        ] {
-            if !path.exists() || (set_aside && path == gateway.queue_path()) {
-                continue;
-            }
-            let path = path.display().to_string();
-            let mut words = vec!["recover", &path, "--technician", technician];
-            words.extend(set_aside.then_some("--set-aside"));
-            let mut step = self.verb(&words);
-            // One that cannot be repaired does not keep the other from being.
-            (step.title, step.always) = (Some(title), !served || has_systemd);
-            steps.push_back(step);
-        }
+        all.extend(steps(!served || has_systemd));
         if has_systemd {
-            steps.push_back(service("start", "the agent is started", true));
+            all.push_back(service("start", "the agent is started", true));
         }
-        steps
+        all
+    }
+
+    fn store(&self) -> (PathBuf, &'static str) {
+        (self.settings.gateway.store_path(), "the store")
+    }
+
+    fn queue(&self) -> (PathBuf, &'static str) {
+        (self.settings.gateway.queue_path(), "the queue")
+    }
+
+    /// A verb for each of these databases that is there.
+    fn databases(
+        &self,
+        which: Vec<(PathBuf, &'static str)>,
+        pattern: &[&str],
+        order: &Order,
+        technician: &str,
+    ) -> VecDeque<Step> {
+        self.alone(|always| {
+            let there = which.into_iter().filter(|(path, _)| path.exists());
+            let step = |(path, title): (PathBuf, &'static str)| {
+                let path = path.display().to_string();
+                let filled = self.filled(pattern, order, technician);
+                let words: Vec<&str> = filled
+                    .iter()
+                    .map(|w| if w == "{database}" { &path } else { w.as_str() })
+                    .collect();
+                let mut step = self.verb(&words);
+                // One that cannot be repaired does not keep the other from being.
+                (step.title, step.always) = (Some(title), always);
+                step
+            };
+            there.map(step).collect()
+        })
+    }
+
+    /// A backup takes the place of what is there; its key is on a stick or was typed.
+    fn restore(&self, order: &Order, secret: &str, technician: &str) -> VecDeque<Step> {
+        let mut words = order.words();
+        let name = words.next().unwrap_or_default();
+        let mut args = vec![
+            "backup",
+            "restore",
+            name,
+            "--yes",
+            "--technician",
+            technician,
+        ];
+        match words.next() {
+            Some(stick) => args.extend(["--usb", stick, "--identity-usb", stick]),
+            None => args.extend(["--identity", "/dev/stdin"]),
+        }
+        let mut step = self.verb(&args);
+        step.title = Some("the backup");
+        if order.wants_key() {
+            step.input = format!("{secret}\n");
+        }
+        self.alone(|_| vec![step])
     }
 
     /// What no agent starts with: something else in the store's place.
@@ -343,31 +273,75 @@ impl Host for Desk {
                 "nobody can claim a gateway whose configuration cannot be read: {why}"
             ));
         }
-        self.signers().map(|s| s.is_empty())
+        door::signers(&self.settings).map(|s| s.is_empty())
+    }
+
+    fn has_passphrase(&mut self) -> bool {
+        self.settings.console.passphrase_file.is_some()
+    }
+
+    fn is_lab(&self) -> bool {
+        self.settings.console.lab
     }
 
     fn random(&mut self) -> Result<[u8; 10], String> {
-        let mut bytes = [0; 10];
-        match getrandom(&mut bytes, GetRandomFlags::empty()) {
-            Ok(10) => Ok(bytes),
-            Ok(_) => Err("the kernel gave too few random bytes: try again".to_owned()),
-            Err(e) => Err(format!("the kernel gives no random bytes: {e}")),
+        door::random()
+    }
+
+    fn redeem(
+        &mut self,
+        challenge: Challenge,
+        answer: &str,
+        purpose: Purpose<'_>,
+    ) -> Result<Who, String> {
+        let signers = door::signers(&self.settings)?;
+        let revoked = door::revoked(&self.settings)?;
+        let (now, today) = (SystemClock.mono(), door::today(&self.settings));
+        let role = challenge.role();
+        match challenge.redeem(answer, &signers, &revoked, now, today) {
+            Ok(signer) => {
+                let mut details = json!({ "key": signer.fingerprint(), "role": role.word() });
+                self.let_in(&signer.name, purpose, &mut details);
+                Ok(Who {
+                    name: signer.name.clone(),
+                    role,
+                    proof: Proof::Key,
+                })
+            }
+            Err(e) => {
+                self.refused("unknown", purpose, e.code());
+                Err(e.to_string())
+            }
         }
     }
 
-    fn redeem(&mut self, challenge: Challenge, answer: &str) -> Result<String, String> {
-        let (signers, revoked) = (self.signers()?, self.revoked()?);
-        let (now, today) = (SystemClock.mono(), self.today());
-        match challenge.redeem(answer, &signers, &revoked, now, today) {
-            Ok(signer) => {
-                let details = json!({ "key": signer.fingerprint() });
-                self.enter("console.login", &signer.name, details);
-                Ok(signer.name.clone())
+    fn passphrase(&mut self, guess: &str, name: &str, purpose: Purpose<'_>) -> Result<Who, String> {
+        // A name that nobody proved is not taken for one of a key.
+        let claimed = name.strip_suffix(BY_PASSPHRASE).unwrap_or(name);
+        let name = format!("{claimed}{BY_PASSPHRASE}");
+        match self.door.passphrase(&self.settings, guess) {
+            Ok(()) => {
+                self.let_in(&name, purpose, &mut json!({ "by": "passphrase" }));
+                Ok(Who {
+                    name,
+                    role: Role::Technician,
+                    proof: Proof::Passphrase,
+                })
             }
-            Err(e) => {
-                self.enter("console.refused", "unknown", json!({ "why": e.code() }));
-                Err(e.to_string())
+            Err(why) => {
+                self.refused(&name, purpose, "passphrase");
+                Err(why)
             }
+        }
+    }
+
+    fn lab(&mut self) -> Who {
+        let name = "lab".to_owned();
+        self.let_in(&name, Purpose::LogIn, &mut json!({ "by": "console.lab" }));
+        Who {
+            name,
+            role: Role::Technician,
+            proof: Proof::Lab,
         }
     }
 
@@ -387,111 +361,66 @@ impl Host for Desk {
             let why = read.unusable.first().map_or("no key", |u| u.why);
             return Err(format!("{why} (the line begins with ssh-ed25519)"));
         };
-        let path = &self.settings.console.allowed_signers;
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
-        let written = Medium::open(folder).and_then(|m| m.replace(path, line.as_bytes()));
-        written.map_err(|e| {
-            format!(
-                "{} cannot be written: {}",
-                path.display(),
-                crate::agent::explain(&e)
-            )
-        })?;
+        door::replace(&self.settings.console.allowed_signers, line.as_bytes())?;
         let fingerprint = signer.fingerprint();
         self.enter("console.claim", &signer.name, json!({ "key": fingerprint }));
         Ok(fingerprint)
     }
 
-    fn begin(&mut self, command: &'static Command, technician: &str) -> Result<(), String> {
-        let details = json!({ "command": command.name });
+    fn begin(&mut self, order: &Order, secret: &str, technician: &str) -> Result<Begun, String> {
+        let details = json!({ "command": order.command.name, "words": order.args.as_str() });
         let warning = self.enter("console.command", technician, details);
-        let mut running = Running {
-            steps: VecDeque::new(),
-            child: None,
-            output: None,
-            text: warning.unwrap_or_default().into_bytes().into(),
-            failed: None,
-        };
-        match command.does {
-            Does::Verb(args) => running.steps.push_back(self.verb(args)),
+        let mut running = Running::default();
+        running
+            .text
+            .extend(warning.unwrap_or_default().into_bytes());
+        match order.command.does {
+            Does::Verb(pattern) => {
+                if let Some(verb) = pattern.first().filter(|v| !super::has_verb(v)) {
+                    return Err(format!("this holdup has no `{verb}` yet"));
+                }
+                let words = self.filled(pattern, order, technician);
+                let words: Vec<&str> = words.iter().map(String::as_str).collect();
+                running.steps.push_back(self.verb(&words));
+            }
             Does::Program(words) => {
                 let (program, args) = words.split_first().ok_or("nothing to run")?;
                 running.steps.push_back(Step {
-                    title: None,
                     program: PathBuf::from(program),
                     args: args.iter().map(|a| (*a).to_owned()).collect(),
-                    always: false,
+                    ..Step::default()
                 });
             }
-            Does::Recover => running.steps = self.recovery(technician, false),
-            Does::SetAside => running.steps = self.recovery(technician, true),
+            Does::Databases(pattern) => {
+                let both = vec![self.store(), self.queue()];
+                running.steps = self.databases(both, pattern, order, technician);
+            }
+            Does::Store(pattern) => {
+                let store = vec![self.store()];
+                running.steps = self.databases(store, pattern, order, technician);
+            }
+            Does::Restore => running.steps = self.restore(order, secret, technician),
+            Does::Log => console_files::log(order, &mut running),
+            Does::Send => match order.words().next() {
+                Some(name) => {
+                    let source = console_files::open(&self.settings, name)?;
+                    return Ok(Begun::Sends(Box::new(source)));
+                }
+                None => running.text.extend(console_files::list(&self.settings)),
+            },
             Does::Why => running.text.extend(self.why().into_bytes()),
             Does::Look | Does::Login | Does::Claim | Does::Logout | Does::Help => {}
         }
         self.running = Some(running);
-        Ok(())
+        Ok(Begun::Prints)
     }
 
     fn stop(&mut self) {
-        let Some(Running {
-            child: Some(mut child),
-            ..
-        }) = self.running.take()
-        else {
-            return;
-        };
-        if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw)
-            && let Err(e) = kill_process_group(group, Signal::KILL)
-        {
-            log::warn!("a command could not be stopped: {e}");
-        }
-        if !matches!(child.try_wait(), Ok(Some(_))) {
-            self.left_behind.push(child);
-        }
+        let left = self.running.take().and_then(Running::stop);
+        self.left_behind.extend(left);
     }
 
     fn left(&mut self, technician: &str, why: &'static str) {
         self.enter("console.logout", technician, json!({ "why": why }));
     }
-}
-
-impl Running {
-    fn start(&mut self, step: &Step) -> Result<(), String> {
-        let failed = |e: io::Error| format!("{} cannot be run: {e}", step.program.display());
-        let (reader, writer) = io::pipe().map_err(failed)?;
-        let flags = rustix::fs::fcntl_getfl(&reader).map_err(|e| failed(e.into()))?;
-        rustix::fs::fcntl_setfl(&reader, flags | OFlags::NONBLOCK).map_err(|e| failed(e.into()))?;
-        let errors = writer.try_clone().map_err(failed)?;
-        let child = std::process::Command::new(&step.program)
-            .args(&step.args)
-            .env("RUST_LOG", "warn")
-            .env("SYSTEMD_COLORS", "0")
-            .stdin(Stdio::null())
-            .stdout(writer)
-            .stderr(errors)
-            .process_group(0)
-            .spawn()
-            .map_err(failed)?;
-        if let Some(title) = step.title {
-            self.text.extend(format!("== {title}\n").into_bytes());
-        }
-        self.child = Some(child);
-        self.output = Some(reader);
-        Ok(())
-    }
-}
-
-/// A file's text; `None`: there is none.
-fn text(path: &Path) -> Result<Option<String>, String> {
-    let failed = |e: io::Error| format!("{} cannot be read: {e}", path.display());
-    match fs::metadata(path) {
-        Ok(m) if !m.is_file() || m.len() > LARGEST => {
-            return Err(format!("{} is no list of keys", path.display()));
-        }
-        Ok(_) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(failed(e)),
-    }
-    fs::read_to_string(path).map(Some).map_err(failed)
 }

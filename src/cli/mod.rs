@@ -11,8 +11,13 @@ mod backup_keygen;
 mod backup_keys;
 mod backup_restore;
 pub mod config;
+mod config_set;
 mod console;
 mod console_desk;
+mod console_door;
+mod console_enter;
+mod console_files;
+mod console_run;
 mod demo;
 mod doctor;
 mod drill;
@@ -33,7 +38,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -129,6 +134,10 @@ enum ConfigVerb {
         #[arg(long)]
         json: bool,
     },
+    /// Change one setting, or the network, in a file of its own.
+    Set(config_set::SetArgs),
+    /// Take the last change back.
+    Undo(config_set::UndoArgs),
 }
 
 impl Verb {
@@ -142,6 +151,9 @@ impl Verb {
             | Self::Config {
                 what: ConfigVerb::Check { json } | ConfigVerb::Show { json },
             } => *json,
+            Self::Config {
+                what: ConfigVerb::Set(_) | ConfigVerb::Undo(_),
+            } => false,
             Self::Power { what } => what.wants_json(),
             Self::Media(what) => what.wants_json(),
             Self::Recover(what) => what.wants_json(),
@@ -173,6 +185,11 @@ pub fn main() -> ExitCode {
             ExitCode::from(exit_code(&e))
         }
     }
+}
+
+/// Does this binary have `verb`?
+fn has_verb(verb: &str) -> bool {
+    Args::command().find_subcommand(verb).is_some()
 }
 
 fn dispatch(args: &Args) -> anyhow::Result<u8> {
@@ -207,6 +224,12 @@ fn dispatch(args: &Args) -> anyhow::Result<u8> {
         Verb::Config {
             what: ConfigVerb::Show { json },
         } => config::show(&args.config, out, *json),
+        Verb::Config {
+            what: ConfigVerb::Set(what),
+        } => config_set::set(&args.config, what, out),
+        Verb::Config {
+            what: ConfigVerb::Undo(what),
+        } => config_set::undo(&args.config, what, out),
     }
 }
 

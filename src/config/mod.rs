@@ -12,12 +12,14 @@ use std::path::{Path, PathBuf};
 
 mod backup;
 mod boards;
+mod edit;
 mod files;
 mod fragment;
 mod gauge;
 mod identify;
 mod lines;
 mod merge;
+mod network;
 mod problem;
 mod schema;
 mod settings;
@@ -26,8 +28,10 @@ mod suggest;
 mod validate;
 
 pub use boards::BUILT_IN as BUILT_IN_BOARDS;
+pub use edit::{Proposed, propose, would_load};
 pub use fragment::{Origin, Value};
 pub use identify::{Identity, by_device_tree, identify};
+pub use network::{Network, NetworkError, System};
 pub use problem::{ConfigError, Place, Problem, is_visible, one_line};
 pub use schema::{KEYS, Key, Kind, LINE_TABLE, LINES, OUTPUTS, Scope};
 pub use settings::*;
@@ -72,14 +76,34 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
 /// # Errors
 /// See [`load`].
 pub fn load_on(path: &Path, identify: &dyn Fn() -> Identity) -> Result<Loaded, ConfigError> {
+    load_given(path, identify, None)
+}
+
+/// The same as if one of its files held the text given with it.
+fn load_given(
+    path: &Path,
+    identify: &dyn Fn() -> Identity,
+    given: Option<(&Path, &str)>,
+) -> Result<Loaded, ConfigError> {
     let mut site = Merged::default();
     let mut files = vec![path.to_owned()];
     match files::drop_ins(path) {
         Ok(more) => files.extend(more),
         Err(problem) => site.problems.push(problem),
     }
+    if let Some((file, _)) = given
+        && !files.iter().any(|f| f == file)
+    {
+        files.push(file.to_owned());
+        // The main one, then the others by name.
+        files[1..].sort();
+    }
     for file in &files {
-        match files::read(file) {
+        let text = match given {
+            Some((given, text)) if given == file => Ok(text.to_owned()),
+            Some(_) | None => files::read(file),
+        };
+        match text {
             Ok(text) => site.lay(fragment::parse(file, &text, Author::Site)),
             Err(problem) => {
                 site.problems.push(problem);

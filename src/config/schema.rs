@@ -210,6 +210,8 @@ pub const KEYS: &[Key] = &[
     key("console", "baud", int(1_200, 4_000_000), Some("115200"), "baud", "its speed; 8 data bits, no parity, 1 stop bit"),
     key("console", "allowed_signers", Kind::Path, Some("/etc/holdup/allowed_signers"), "", "whose SSH keys log in, in OpenSSH's form; the console enrols the first one"),
     key("console", "revoked_signers", Kind::Path, Some("/etc/holdup/revoked_signers"), "", "keys or fingerprints that no longer do, one a line"),
+    key("console", "passphrase_file", Kind::Path, None, "", "a passphrase that logs in too, as `holdup console --new-passphrase` keeps it; unset: none does"),
+    key("console", "lab", Kind::Bool, Some("false"), "", "`true`: whoever has the cable is logged in; said on every screen, for a laboratory alone"),
 
     key("database", "path", Kind::Path, None, "", "another application's SQLite database that the plan makes durable"),
     key("database", "priority", int(0, 1_000), Some("50"), "", "higher goes first; the agent's own store is 100, its queue 90"),

@@ -392,6 +392,10 @@ pub struct ConsoleSettings {
     pub allowed_signers: PathBuf,
     /// Keys that no longer do.
     pub revoked_signers: PathBuf,
+    /// The hash of a passphrase that logs in too.
+    pub passphrase_file: Option<PathBuf>,
+    /// Whoever has the cable is logged in.
+    pub lab: bool,
 }
 
 /// How many `[[database]]` entries there may be: the plan has a place for each.

@@ -76,7 +76,7 @@ pub(super) fn settings(m: &mut Merged, warnings: &mut Vec<Problem>) -> Settings 
         queue: queue(m),
         backup: backup::backup(m, &gateway, warnings),
         drill: drill(m),
-        console: console(m),
+        console: console(m, warnings),
         gateway,
         power,
         board,
@@ -303,12 +303,21 @@ fn drill(m: &Merged) -> DrillSettings {
     }
 }
 
-fn console(m: &Merged) -> ConsoleSettings {
+fn console(m: &Merged, warnings: &mut Vec<Problem>) -> ConsoleSettings {
+    if m.bool("console.lab") {
+        warnings.push(m.about(
+            "console.lab",
+            "lets anybody with the cable do everything",
+            "remove it before the gateway leaves the laboratory",
+        ));
+    }
     ConsoleSettings {
         port: PathBuf::from(m.text("console.port")),
         baud: u32::try_from(m.int("console.baud")).unwrap_or(u32::MAX),
         allowed_signers: PathBuf::from(m.text("console.allowed_signers")),
         revoked_signers: PathBuf::from(m.text("console.revoked_signers")),
+        passphrase_file: m.maybe_text("console.passphrase_file").map(PathBuf::from),
+        lab: m.bool("console.lab"),
     }
 }
 

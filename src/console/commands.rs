@@ -2,32 +2,51 @@
 //!
 //! A command is one of the binary's own verbs under a short name, so that console and command line
 //! never tell two stories; a few are programs of the system. It promises that words which are not
-//! a command do nothing.
+//! a command do nothing, and that no word typed behind one becomes an option of a program.
+
+mod table;
+
+use core::fmt::Write as _;
+
+use super::editor::Line;
+
+pub use table::COMMANDS;
 
 /// Who may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
     /// Anybody who reached the port.
     Nobody,
-    /// A technician.
+    /// Whoever is logged in, a viewer too: it changes nothing and tells no secret.
     Login,
+    /// A technician.
+    Technician,
     /// A technician who says yes.
     Yes(&'static str),
     /// A technician who types the gateway's name, with what goes and what stays.
     Name(&'static str),
+    /// The same, who then signs for this very action: what it erases does not come back.
+    Signature(&'static str),
 }
 
-/// What is done.
+/// What is done. In programs and verbs `{1}` stands for the first word behind the command, `{args}`
+/// for all of them, `{rest}` for all but the first as one, `{gateway}` for the gateway's name, `{technician}` for the technician's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Does {
     /// A verb of this binary with its arguments.
     Verb(&'static [&'static str]),
+    /// The same for each database of the gateway, `{database}`, with the agent stopped meanwhile.
+    Databases(&'static [&'static str]),
+    /// The same for the store alone.
+    Store(&'static [&'static str]),
+    /// A backup takes the place of what is there, with the agent stopped meanwhile.
+    Restore,
     /// A program of the system.
     Program(&'static [&'static str]),
-    /// Stops the agent, recovers both databases, starts it again.
-    Recover,
-    /// The same, and what stands in the store's place and is no database goes to the evidence.
-    SetAside,
+    /// The agent's log.
+    Log,
+    /// A file goes to the laptop.
+    Send,
     /// The first thing that is wrong, and what to do about it.
     Why,
     /// The screen that anybody sees.
@@ -38,7 +57,7 @@ pub enum Does {
     Claim,
     /// Logs out.
     Logout,
-    /// Lists the commands.
+    /// Lists the commands, or explains one.
     Help,
 }
 
@@ -47,202 +66,120 @@ pub enum Does {
 pub struct Command {
     /// What is typed.
     pub name: &'static str,
+    /// What may stand behind it: `NAME` must, `[NAME]` may, `NAME...` is one or more.
+    pub takes: &'static str,
     /// What it does, in at most 55 characters.
     pub about: &'static str,
+    /// How it is typed, for instance.
+    pub example: &'static str,
     /// What is done.
     pub does: Does,
     /// Who may ask.
     pub needs: Needs,
 }
 
-const fn row(name: &'static str, needs: Needs, does: Does, about: &'static str) -> Command {
-    Command {
-        name,
-        about,
-        does,
-        needs,
+impl Command {
+    /// Fewest and most words behind it.
+    fn words(&self) -> (usize, usize) {
+        let words = self.takes.split_ascii_whitespace();
+        let least = words.clone().filter(|w| !w.starts_with('[')).count();
+        let many = self.takes.ends_with("...");
+        (least, if many { usize::MAX } else { words.count() })
     }
 }
 
-/// All commands, in the order of `help`.
-pub const COMMANDS: &[Command] = &[
-    row(
-        "look",
-        Needs::Nobody,
-        Does::Look,
-        "this gateway on one screen",
-    ),
-    row("help", Needs::Nobody, Does::Help, "this list"),
-    row(
-        "login",
-        Needs::Nobody,
-        Does::Login,
-        "prove who you are with your SSH key",
-    ),
-    row(
-        "claim",
-        Needs::Nobody,
-        Does::Claim,
-        "enrol the first key, on a gateway without one",
-    ),
-    row(
-        "why",
-        Needs::Login,
-        Does::Why,
-        "what is wrong, and what to do, one step at a time",
-    ),
-    row(
-        "status",
-        Needs::Login,
-        Does::Verb(&["status"]),
-        "all that the gateway says of itself",
-    ),
-    row(
-        "doctor",
-        Needs::Login,
-        Does::Verb(&["doctor"]),
-        "what would make its promises false",
-    ),
-    row(
-        "power",
-        Needs::Login,
-        Does::Verb(&["power", "history"]),
-        "measured hold-up times",
-    ),
-    row(
-        "drill power",
-        Needs::Yes("Clients are paused for about a second. Go on?"),
-        Does::Verb(&["power", "rehearse"]),
-        "rehearse a loss of power, with the power on",
-    ),
-    row(
-        "queue",
-        Needs::Login,
-        Does::Verb(&["queue", "stats"]),
-        "what waits to be sent",
-    ),
-    row(
-        "queue list",
-        Needs::Login,
-        Does::Verb(&["queue", "list"]),
-        "the messages that wait",
-    ),
-    row(
-        "queue dead",
-        Needs::Login,
-        Does::Verb(&["queue", "dead"]),
-        "messages given up, with reasons",
-    ),
-    row(
-        "backup",
-        Needs::Login,
-        Does::Verb(&["backup", "list"]),
-        "the backups there are",
-    ),
-    row(
-        "backup targets",
-        Needs::Login,
-        Does::Verb(&["backup", "targets"]),
-        "where backups go",
-    ),
-    row(
-        "backup keygen",
-        Needs::Yes("The secret half is shown on this screen, once, and kept nowhere. Go on?"),
-        Does::Verb(&["backup", "keygen"]),
-        "make the key that opens backups",
-    ),
-    row(
-        "backup create",
-        Needs::Login,
-        Does::Verb(&["backup", "create"]),
-        "make a verified backup now",
-    ),
-    row(
-        "backup verify",
-        Needs::Login,
-        Does::Verb(&["backup", "verify", "all"]),
-        "is each backup still what it was",
-    ),
-    row(
-        "data recover",
-        Needs::Yes("The agent is stopped, both databases are checked whole, and repaired. Go on?"),
-        Does::Recover,
-        "check and repair the databases; evidence is kept",
-    ),
-    row(
-        "data set-aside",
-        Needs::Name(
-            "The agent is stopped. A file in the store's place that is no database goes\r\n\
-             to the evidence. Nothing is erased. What the write-ahead log and the newest\r\n\
-             snapshot hold is put back; else the gateway begins with an empty store.",
-        ),
-        Does::SetAside,
-        "when something else stands in the store's place",
-    ),
-    row(
-        "audit",
-        Needs::Login,
-        Does::Verb(&["audit", "show"]),
-        "what was done here, by whom",
-    ),
-    row(
-        "audit verify",
-        Needs::Login,
-        Does::Verb(&["audit", "verify"]),
-        "was the log changed",
-    ),
-    row(
-        "config",
-        Needs::Login,
-        Does::Verb(&["config", "show"]),
-        "every setting, and where it is from",
-    ),
-    row(
-        "config check",
-        Needs::Login,
-        Does::Verb(&["config", "check"]),
-        "what is wrong with the settings",
-    ),
-    row(
-        "log",
-        Needs::Login,
-        Does::Program(&[
-            "journalctl",
-            "--no-pager",
-            "--unit=holdup",
-            "--lines=200",
-            "--output=short-iso",
-        ]),
-        "the agent's last 200 log lines",
-    ),
-    row(
-        "restart",
-        Needs::Yes("The agent is restarted; readings wait for a few seconds. Go on?"),
-        Does::Program(&["systemctl", "restart", "holdup"]),
-        "restart the agent",
-    ),
-    row(
-        "reboot",
-        Needs::Name("The machine starts anew. Nothing is erased. It serves again after a minute."),
-        Does::Program(&["systemctl", "reboot"]),
-        "start the machine anew",
-    ),
-    row("logout", Needs::Nobody, Does::Logout, "end the session"),
-];
+/// A command with what was typed behind it.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// The command.
+    pub command: &'static Command,
+    /// The words behind it, one blank between each.
+    pub args: Line,
+}
 
-/// The command that `line` names; blanks between words do not matter.
-pub fn find(line: &str) -> Option<&'static Command> {
-    let typed = line.split_ascii_whitespace();
-    let mut all = COMMANDS.iter();
-    all.find(|c| typed.clone().eq(c.name.split_ascii_whitespace()))
+impl Order {
+    /// The command alone.
+    pub fn plain(command: &'static Command) -> Self {
+        Self {
+            command,
+            args: Line::new(),
+        }
+    }
+
+    /// The words behind it.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        self.args.split_ascii_whitespace()
+    }
+
+    /// What a signature for it signs: `reset/data`. No two orders have the same.
+    pub fn action(&self) -> String {
+        let name = self.command.name.split_ascii_whitespace();
+        name.chain(self.words()).collect::<Vec<_>>().join("/")
+    }
+
+    /// Is there a secret to be asked for before it begins?
+    pub fn wants_key(&self) -> bool {
+        self.command.does == Does::Restore && self.words().count() == 1
+    }
+}
+
+/// Why a line is no order.
+#[derive(Debug, Clone, Copy)]
+pub enum NoOrder {
+    /// No command begins it.
+    Unknown,
+    /// Something misses or is too much behind the command.
+    Wrong(&'static Command),
+    /// A word begins with `-`, or has a character that cannot be signed.
+    Word,
+}
+
+/// The order that `line` gives; blanks between words do not matter.
+///
+/// # Errors
+/// It is none, and why.
+pub fn find(line: &str) -> Result<Order, NoOrder> {
+    let typed = || line.split_ascii_whitespace();
+    let begins = |c: &&Command| {
+        let mut typed = typed();
+        c.name
+            .split_ascii_whitespace()
+            .all(|w| typed.next() == Some(w))
+    };
+    let count = |c: &Command| c.name.split_ascii_whitespace().count();
+    let fits = COMMANDS.iter().filter(begins);
+    let command = fits.max_by_key(|c| count(c)).ok_or(NoOrder::Unknown)?;
+    let words = typed().skip(count(command));
+    let (least, most) = command.words();
+    if !(least..=most).contains(&words.clone().count()) {
+        return Err(NoOrder::Wrong(command));
+    }
+    let signed = matches!(command.needs, Needs::Signature(_));
+    let kept = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let mut order = Order::plain(command);
+    for word in words {
+        // Two words must never be signed as the same.
+        if word.starts_with('-') || signed && !word.chars().all(kept) {
+            return Err(NoOrder::Word);
+        }
+        if !order.args.is_empty() {
+            order.args.push(' ').ok();
+        }
+        // No longer than the line that it comes from.
+        order.args.push_str(word).ok();
+    }
+    Ok(order)
 }
 
 /// The words that may stand where `line` ends, for completion.
-pub fn words(line: &str, logged_in: bool) -> heapless::Vec<&'static str, 32> {
-    let before: heapless::Vec<&str, 4> = {
-        let end = line.rfind(' ').unwrap_or(0);
-        line[..end].split_ascii_whitespace().take(4).collect()
-    };
+pub fn words(line: &str, logged_in: bool) -> heapless::Vec<&'static str, 48> {
+    let end = line.rfind(' ').unwrap_or(0);
+    let mut before: heapless::Vec<&str, 4> = line[..end].split_ascii_whitespace().take(4).collect();
+    // `help` is followed by a command.
+    let helps = before.first() == Some(&"help");
+    if helps {
+        before.remove(0);
+    }
     let mut words = heapless::Vec::new();
     let visible = COMMANDS
         .iter()
@@ -260,71 +197,73 @@ pub fn words(line: &str, logged_in: bool) -> heapless::Vec<&'static str, 32> {
     words
 }
 
+/// A row of text.
+pub type Row = heapless::String<512>;
+
 /// The `n`th row of `help`; `None` behind the last.
-pub fn help(n: usize, logged_in: bool) -> Option<heapless::String<96>> {
+pub fn help(n: usize, logged_in: bool) -> Option<Row> {
     let mut visible = COMMANDS
         .iter()
         .filter(|c| logged_in || c.needs == Needs::Nobody);
-    let mut row = heapless::String::new();
-    // Both are short; a test looks at it.
+    let mut row = Row::new();
+    // All are short; a test looks at it.
     if let Some(c) = visible.nth(n) {
-        core::fmt::write(&mut row, format_args!("  {:<16} {}\n", c.name, c.about)).ok();
+        writeln!(row, "  {:<18} {}", c.name, c.about).ok();
         return Some(row);
     }
-    let all = COMMANDS.iter().filter(|c| c.needs == Needs::Nobody).count();
-    if logged_in || n > all {
-        return None;
+    let all = visible_count(logged_in);
+    let last = if logged_in {
+        "`help COMMAND` says more of one, with an example.\n"
+    } else {
+        "After login there are more, such as why, status and data recover.\n"
+    };
+    (n == all).then(|| {
+        row.push_str(last).ok();
+        row
+    })
+}
+
+fn visible_count(logged_in: bool) -> usize {
+    let seen = |c: &&Command| logged_in || c.needs == Needs::Nobody;
+    COMMANDS.iter().filter(seen).count()
+}
+
+/// The `n`th row of `help COMMAND`; `None` behind the last.
+pub fn explain(command: &Command, n: usize) -> Option<Row> {
+    let mut row = Row::new();
+    // All are short; a test looks at it.
+    match n {
+        0 => writeln!(row, "  {} {}", command.name, command.takes).ok()?,
+        1 => writeln!(row, "  {}", command.about).ok()?,
+        2 => {
+            let example = if command.example.is_empty() {
+                command.name
+            } else {
+                command.example
+            };
+            writeln!(row, "  for example: {example}").ok()?;
+        }
+        3 => {
+            let who = match command.needs {
+                Needs::Nobody => "anybody at this cable",
+                Needs::Login => "whoever is logged in, a viewer too",
+                Needs::Technician => "a technician",
+                Needs::Yes(_) => "a technician, who is asked first",
+                Needs::Name(_) => "a technician, who types the gateway's name",
+                Needs::Signature(_) => "a technician, who types the name and signs for it",
+            };
+            writeln!(row, "  who may: {who}").ok()?;
+        }
+        4 => match command.needs {
+            Needs::Yes(what) | Needs::Name(what) | Needs::Signature(what) => {
+                writeln!(row, "  {what}").ok()?;
+            }
+            Needs::Nobody | Needs::Login | Needs::Technician => return None,
+        },
+        _ => return None,
     }
-    row.push_str("After login there are more, such as why, status and data recover.\n")
-        .ok();
     Some(row)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_command_is_all_of_its_words_and_nothing_else() {
-        assert_eq!(find("  queue   list ").map(|c| c.name), Some("queue list"));
-        assert_eq!(find("queue").map(|c| c.name), Some("queue"));
-        for no in [
-            "",
-            "Queue",
-            "queue list all",
-            "reboot now",
-            "qu",
-            "reboot;x",
-        ] {
-            assert!(find(no).is_none(), "{no}");
-        }
-    }
-
-    #[test]
-    fn every_command_fits_a_row() {
-        let rows: Vec<_> = (0..).map_while(|n| help(n, true)).collect();
-        assert_eq!(rows.len(), COMMANDS.len());
-        for (row, c) in rows.iter().zip(COMMANDS) {
-            assert!(row.chars().count() < 80 && row.ends_with('\n'), "{row}");
-            assert!(row.contains(c.name) && row.contains(c.about), "{row}");
-            assert!(find(c.name).is_some_and(|f| f.name == c.name), "{}", c.name);
-            if let Needs::Yes(what) | Needs::Name(what) = c.needs {
-                let long = what.split("\r\n").find(|r| r.chars().count() >= 80);
-                assert_eq!(long, None, "{}", c.name);
-            }
-        }
-        let last = (0..).map_while(|n| help(n, false)).last();
-        assert!(last.is_some_and(|l| l.contains("After login there are more")));
-    }
-
-    #[test]
-    fn only_what_anybody_may_do_is_offered_before_login() {
-        assert_eq!(
-            words("", false),
-            ["look", "help", "login", "claim", "logout"]
-        );
-        assert_eq!(words("queue ", true), ["list", "dead"]);
-        assert!(words("reb", true).contains(&"reboot"));
-        assert!(words("data recover now ", true).is_empty());
-    }
-}
+mod tests;

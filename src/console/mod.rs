@@ -13,9 +13,11 @@ mod look;
 pub mod pager;
 mod port;
 mod session;
+mod transfer;
 
-pub use commands::{COMMANDS, Command, Does, Needs};
+pub use commands::{COMMANDS, Command, Does, Needs, Order};
 pub use editor::{Terminal, WIDTH};
 pub use look::{Trouble, look, troubles};
 pub use port::{Came, Port, PortError};
-pub use session::{Host, IDLE, Session};
+pub use session::{Begun, Host, IDLE, Purpose, Session};
+pub use transfer::{Sent, Source, Transfer};

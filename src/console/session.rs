@@ -6,21 +6,46 @@
 //! state machine: bytes and time in, bytes for the terminal out; what it wants done goes through
 //! [`Host`]. It must never wait.
 
+mod door;
+mod risk;
+mod show;
+
 use std::time::Duration;
 
 use crate::clock::Mono;
 
-use super::commands::{self, Command, Does, Needs};
-use super::editor::{Edited, Editor, Line, Terminal, WIDTH};
+use super::commands::{self, Command, Does, Needs, NoOrder, Order};
+use super::editor::{Edited, Editor, Line, Terminal};
 use super::keys::{ESCAPE, Key, Keys};
-use super::login::{ANSWER, Challenge, is_complete};
+use super::login::{ANSWER, Challenge, Role, Who};
 use super::pager::Pager;
+use super::transfer::{Source, Transfer};
+
+use show::say_plainly;
 
 /// Without a key for so long a technician is logged out.
 pub const IDLE: Duration = Duration::from_secs(600);
 
-/// Seconds that a destructive command can still be stopped.
-const COUNTDOWN: u8 = 10;
+/// For so long after an answer an Enter belongs to what was pasted.
+const TAIL: Duration = Duration::from_secs(1);
+
+/// What a login or a signature is for.
+#[derive(Debug, Clone, Copy)]
+pub enum Purpose<'a> {
+    /// To be let in.
+    LogIn,
+    /// To do this.
+    Act(&'a Order),
+}
+
+/// What comes of a command that was begun.
+#[derive(Debug)]
+pub enum Begun {
+    /// It prints, until it ends.
+    Prints,
+    /// A file goes to the laptop.
+    Sends(Box<dyn Source>),
+}
 
 /// What the gateway does for a session.
 pub trait Host {
@@ -36,6 +61,12 @@ pub trait Host {
     /// Nobody can tell, and why: then nobody may claim it.
     fn is_unclaimed(&mut self) -> Result<bool, String>;
 
+    /// Is there a passphrase that lets in?
+    fn has_passphrase(&mut self) -> bool;
+
+    /// Does the configuration let anybody in?
+    fn is_lab(&self) -> bool;
+
     /// Ten bytes that nobody can guess.
     ///
     /// # Errors
@@ -46,7 +77,21 @@ pub trait Host {
     ///
     /// # Errors
     /// Nobody is let in, and why.
-    fn redeem(&mut self, challenge: Challenge, answer: &str) -> Result<String, String>;
+    fn redeem(
+        &mut self,
+        challenge: Challenge,
+        answer: &str,
+        purpose: Purpose<'_>,
+    ) -> Result<Who, String>;
+
+    /// Is this the passphrase? Entered in the audit log, either way, under `name`.
+    ///
+    /// # Errors
+    /// Nobody is let in, and why.
+    fn passphrase(&mut self, guess: &str, name: &str, purpose: Purpose<'_>) -> Result<Who, String>;
+
+    /// Anybody in a lab; entered in the audit log.
+    fn lab(&mut self) -> Who;
 
     /// Enrols the first key, an OpenSSH public key on one line; its fingerprint.
     ///
@@ -54,12 +99,13 @@ pub trait Host {
     /// It is no such key, or it cannot be kept.
     fn claim(&mut self, key: &str) -> Result<String, String>;
 
-    /// Begins what a command does; its entry in the audit log comes first. What it prints goes to
-    /// [`Session::printed`], its end to [`Session::ended`].
+    /// Begins what is ordered; its entry in the audit log comes first. What it prints goes to
+    /// [`Session::printed`], its end to [`Session::ended`]. `secret` is what
+    /// [`Order::wants_key`] asked for.
     ///
     /// # Errors
     /// It was not begun, and why.
-    fn begin(&mut self, command: &'static Command, technician: &str) -> Result<(), String>;
+    fn begin(&mut self, order: &Order, secret: &str, technician: &str) -> Result<Begun, String>;
 
     /// Stops what was begun.
     fn stop(&mut self);
@@ -78,26 +124,35 @@ enum State {
     Asleep,
     /// A command is being typed.
     Typing,
-    /// The answer to a code is being pasted.
-    Answer(Challenge),
+    /// The answer to a code is being pasted, to be let in or to do something.
+    Answer(Challenge, Option<Order>),
+    /// Who comes with a passphrase is asked for a name.
+    Caller,
+    /// The passphrase is being typed, to be let in under a name or to do something.
+    Secret(Line, Option<Order>),
     /// The first key is being pasted.
     Claiming,
     /// Somebody is asked to say yes.
-    Yes(&'static Command),
+    Yes(Order),
     /// Somebody is asked to type the gateway's name.
-    Name(&'static Command),
+    Name(Order),
+    /// The secret key that opens a backup is being pasted.
+    Opener(Order),
     /// It can still be stopped.
     Countdown {
-        command: &'static Command,
+        order: Order,
         left: u8,
         next: Mono,
+        began: Mono,
     },
-    /// A command prints, or the commands are listed, of which `help` is the next row.
+    /// A command prints, or help does, of which `help` is the next row.
     Running {
         pager: Pager,
         over: Option<String>,
-        help: Option<usize>,
+        help: Option<(Option<&'static Command>, usize)>,
     },
+    /// A file goes to the laptop.
+    Sending(Box<Transfer>),
 }
 
 /// See the module's text.
@@ -108,19 +163,24 @@ pub struct Session {
     state: State,
     /// What was pasted of an answer.
     answer: heapless::String<{ 2 * ANSWER }>,
-    technician: Option<String>,
+    who: Option<Who>,
+    /// The key that opens the backup that is about to be restored.
+    opener: Line,
+    is_lab: bool,
     last_byte: Mono,
 }
 
 impl Session {
-    /// For a port that was just opened.
-    pub fn new(now: Mono, out: &mut dyn Terminal) -> Self {
+    /// For a port that was just opened; `is_lab` is said on every screen.
+    pub fn new(now: Mono, is_lab: bool, out: &mut dyn Terminal) -> Self {
         let session = Self {
             keys: Keys::default(),
             editor: Editor::default(),
             state: State::Asleep,
             answer: heapless::String::new(),
-            technician: None,
+            who: None,
+            opener: Line::new(),
+            is_lab,
             last_byte: now,
         };
         session.greet(out);
@@ -129,7 +189,7 @@ impl Session {
 
     /// Who is logged in.
     pub fn technician(&self) -> Option<&str> {
-        self.technician.as_deref()
+        self.who.as_ref().map(|w| w.name.as_str())
     }
 
     /// Has somebody pressed Enter since the last logout?
@@ -139,8 +199,12 @@ impl Session {
 
     /// Bytes that came.
     pub fn bytes(&mut self, bytes: &[u8], now: Mono, host: &mut dyn Host, out: &mut dyn Terminal) {
+        self.last_byte = now;
+        if let State::Sending(transfer) = &mut self.state {
+            transfer.received(bytes, now, out);
+            return self.sent(now, host, out);
+        }
         for byte in bytes {
-            self.last_byte = now;
             if let Some(key) = self.keys.byte(*byte) {
                 self.key(key, now, host, out);
             }
@@ -156,7 +220,10 @@ impl Session {
         if let State::Countdown { next, .. } = self.state {
             due = due.min(next);
         }
-        if self.technician.is_some() || !matches!(self.state, State::Asleep) {
+        if let State::Sending(transfer) = &self.state {
+            return transfer.deadline();
+        }
+        if self.who.is_some() || !matches!(self.state, State::Asleep) {
             due = due.min(self.last_byte + IDLE);
         }
         due
@@ -170,14 +237,12 @@ impl Session {
         {
             self.key(key, now, host, out);
         }
-        if let State::Countdown {
-            command,
-            left,
-            next,
-        } = self.state
-            && now >= next
-        {
-            self.count(command, left, next, host, out);
+        if matches!(self.state, State::Countdown { next, .. } if now >= next) {
+            self.count(host, out);
+        }
+        if let State::Sending(transfer) = &mut self.state {
+            transfer.timeout(now, out);
+            return self.sent(now, host, out);
         }
         // What a command prints may be watched without a key.
         let watches = matches!(self.state, State::Running { .. });
@@ -193,8 +258,19 @@ impl Session {
 
     /// The line was cut, or a BREAK came.
     pub fn hung_up(&mut self, why: &'static str, host: &mut dyn Host, out: &mut dyn Terminal) {
-        if let State::Running { .. } = self.state {
-            host.stop();
+        match &mut self.state {
+            State::Running { .. } => host.stop(),
+            State::Sending(transfer) => transfer.cancel(out),
+            State::Asleep
+            | State::Typing
+            | State::Answer(..)
+            | State::Caller
+            | State::Secret(..)
+            | State::Claiming
+            | State::Yes(_)
+            | State::Name(_)
+            | State::Opener(_)
+            | State::Countdown { .. } => {}
         }
         self.keys = Keys::default();
         self.leave(why, host, out);
@@ -209,10 +285,14 @@ impl Session {
             State::Running { .. }
             | State::Asleep
             | State::Typing
-            | State::Answer(_)
+            | State::Answer(..)
+            | State::Caller
+            | State::Secret(..)
             | State::Claiming
             | State::Yes(_)
             | State::Name(_)
+            | State::Opener(_)
+            | State::Sending(_)
             | State::Countdown { .. } => 0,
         }
     }
@@ -221,7 +301,7 @@ impl Session {
     pub fn printed(&mut self, bytes: &[u8], out: &mut dyn Terminal) {
         if let State::Running { pager, .. } = &mut self.state {
             pager.put(bytes, out);
-            ask_for_more(pager, out);
+            show::ask_for_more(pager, out);
         }
     }
 
@@ -236,31 +316,49 @@ impl Session {
     }
 
     fn greet(&self, out: &mut dyn Terminal) {
-        out.say("\r\nPlease press Enter to activate this console.\r\n");
+        out.say("\r\n");
+        self.warn(out);
+        out.say("Please press Enter to activate this console.\r\n");
+    }
+
+    /// Everybody at the cable is told what anybody there can do.
+    fn warn(&self, out: &mut dyn Terminal) {
+        if self.is_lab {
+            out.say("*** LAB MODE: ANYBODY WITH THIS CABLE CAN DO EVERYTHING HERE ***\r\n");
+        }
     }
 
     fn leave(&mut self, why: &'static str, host: &mut dyn Host, out: &mut dyn Terminal) {
-        if let Some(technician) = self.technician.take() {
-            host.left(&technician, why);
+        if let Some(who) = self.who.take() {
+            host.left(&who.name, why);
             out.say("Logged out.\r\n");
         }
         self.editor.forget();
+        self.opener.clear();
+        self.answer.clear();
         self.state = State::Asleep;
         self.greet(out);
     }
 
     fn prompt(&mut self, host: &dyn Host, out: &mut dyn Terminal) {
         self.state = State::Typing;
-        let sign = if self.technician.is_some() { '#' } else { '>' };
+        self.opener.clear();
+        let lab = if self.is_lab { " LAB" } else { "" };
+        let sign = match self.who.as_ref().map(|w| w.role) {
+            Some(Role::Technician) => "# ",
+            Some(Role::Viewer) => "$ ",
+            None => "> ",
+        };
         let mut prompt = heapless::String::<40>::new();
         for c in host.gateway().chars().filter(|c| !c.is_control()).take(24) {
             // Four bytes each may be too many: the name is cut.
-            if prompt.push(c).is_err() {
+            if prompt.len() + c.len_utf8() > 32 || prompt.push(c).is_err() {
                 break;
             }
         }
-        prompt.push(sign).ok();
-        prompt.push(' ').ok();
+        // There is room: the name was cut.
+        prompt.push_str(lab).ok();
+        prompt.push_str(sign).ok();
         self.editor.begin(&prompt, out);
     }
 
@@ -272,20 +370,28 @@ impl Session {
                     self.prompt(host, out);
                 }
             }
+            // The end of what was pasted is no key.
+            State::Countdown { began, .. } if key == Key::Enter && now.since(*began) < TAIL => {}
             State::Countdown { .. } => {
                 out.say("\r\nStopped. Nothing was done.\r\n");
                 self.prompt(host, out);
             }
             State::Running { .. } => self.watch(key, host, out),
-            State::Typing | State::Answer(_) | State::Claiming | State::Yes(_) | State::Name(_) => {
-                self.edit(key, now, host, out)
-            }
+            State::Sending(_) => {}
+            State::Typing
+            | State::Answer(..)
+            | State::Caller
+            | State::Secret(..)
+            | State::Claiming
+            | State::Yes(_)
+            | State::Opener(_)
+            | State::Name(_) => self.edit(key, now, host, out),
         }
     }
 
     fn edit(&mut self, key: Key, now: Mono, host: &mut dyn Host, out: &mut dyn Terminal) {
         // An answer is several lines; in a paste they come as such.
-        let is_answer = matches!(self.state, State::Answer(_));
+        let is_answer = matches!(self.state, State::Answer(..));
         if is_answer && matches!(key, Key::PasteBegin | Key::PasteEnd) {
             return;
         }
@@ -293,52 +399,38 @@ impl Session {
             Edited::Typing => {}
             Edited::Complete => {
                 if matches!(self.state, State::Typing) {
-                    let words = commands::words(self.editor.line(), self.technician.is_some());
+                    let words = commands::words(self.editor.line(), self.who.is_some());
                     self.editor.complete(&words, out);
                 }
             }
             Edited::Interrupted => self.prompt(host, out),
             Edited::Left => {
+                out.say("\r\n");
                 if matches!(self.state, State::Typing) {
-                    out.say("\r\n");
                     self.leave("logout", host, out);
                 } else {
-                    out.say("\r\n");
                     self.prompt(host, out);
                 }
             }
-            Edited::Done(line) => self.line(&line, now, host, out),
+            Edited::Done(line) => self.line(line, now, host, out),
         }
     }
 
-    fn line(&mut self, line: &Line, now: Mono, host: &mut dyn Host, out: &mut dyn Terminal) {
+    fn line(&mut self, line: Line, now: Mono, host: &mut dyn Host, out: &mut dyn Terminal) {
         match std::mem::replace(&mut self.state, State::Typing) {
-            State::Typing => self.command(line, now, host, out),
-            State::Answer(challenge) => self.answer(challenge, line, host, out),
-            State::Claiming => self.claimed(line, host, out),
-            State::Yes(command) => {
-                if matches!(line.trim(), "y" | "Y" | "yes") {
-                    self.begin(command, host, out);
-                } else {
-                    out.say("Nothing was done.\r\n");
-                    self.prompt(host, out);
-                }
+            State::Typing => self.command(&line, now, host, out),
+            State::Answer(challenge, order) => self.answer(challenge, order, &line, now, host, out),
+            State::Caller => self.called(&line, host, out),
+            State::Secret(name, order) => self.secret(&name, order, line, now, host, out),
+            State::Claiming => self.claimed(&line, host, out),
+            State::Yes(order) => self.said(order, &line, host, out),
+            State::Name(order) => self.named(order, &line, now, host, out),
+            State::Opener(order) => {
+                self.opener = line;
+                self.prove(order, now, host, out);
             }
-            State::Name(command) => {
-                if line.trim() == host.gateway() {
-                    out.say("Any key stops it.\r\n");
-                    self.state = State::Countdown {
-                        command,
-                        left: COUNTDOWN,
-                        next: now,
-                    };
-                } else {
-                    out.say("That is not its name. Nothing was done.\r\n");
-                    self.prompt(host, out);
-                }
-            }
-            State::Asleep | State::Countdown { .. } | State::Running { .. } => {
-                self.prompt(host, out);
+            State::Asleep | State::Countdown { .. } | State::Running { .. } | State::Sending(_) => {
+                self.prompt(host, out)
             }
         }
     }
@@ -347,187 +439,83 @@ impl Session {
         if line.trim().is_empty() {
             return self.prompt(host, out);
         }
-        let Some(command) = commands::find(line) else {
-            out.say("No such command. `help` lists them, Tab completes them.\r\n");
-            return self.prompt(host, out);
-        };
-        let known = self.technician.is_some();
-        match (command.needs, known) {
-            (Needs::Login | Needs::Yes(_) | Needs::Name(_), false) => {
-                out.say(match host.is_unclaimed() {
-                    Ok(true) => {
-                        "That needs a technician, and no key is enrolled yet: type claim.\r\n"
-                    }
-                    Ok(false) | Err(_) => "That needs a technician: type login.\r\n",
-                });
-                self.prompt(host, out);
-            }
-            (Needs::Nobody, _) | (Needs::Login, true) => self.plain(command, now, host, out),
-            (Needs::Yes(what), true) => {
-                out.say(what);
-                out.say("\r\n");
-                self.state = State::Yes(command);
-                self.editor.begin("[y/N] ", out);
-            }
-            (Needs::Name(what), true) => {
-                out.say(what);
-                out.say("\r\nTo go on type the gateway's name: ");
-                out.say(host.gateway());
-                out.say("\r\n");
-                self.state = State::Name(command);
-                self.editor.begin("name: ", out);
-            }
-        }
-    }
-
-    fn plain(
-        &mut self,
-        command: &'static Command,
-        now: Mono,
-        host: &mut dyn Host,
-        out: &mut dyn Terminal,
-    ) {
-        match command.does {
-            Does::Look => self.show(host, out),
-            Does::Help => {
-                self.state = State::Running {
-                    pager: Pager::default(),
-                    over: Some(String::new()),
-                    help: Some(0),
-                };
-                return self.list(host, out);
-            }
-            Does::Login => return self.log_in(now, host, out),
-            Does::Claim => return self.ask_for_key(host, out),
-            Does::Logout => return self.leave("logout", host, out),
-            Does::Verb(_) | Does::Program(_) | Does::Recover | Does::SetAside | Does::Why => {
-                return self.begin(command, host, out);
-            }
-        }
-        self.prompt(host, out);
-    }
-
-    fn show(&mut self, host: &mut dyn Host, out: &mut dyn Terminal) {
-        out.say("\r\n");
-        for row in host.look() {
-            out.say(&row);
-            out.say("\r\n");
-        }
-        let next = match (self.technician.is_some(), host.is_unclaimed()) {
-            (true, _) => "`why` says what to do, `help` lists the commands.",
-            (false, Ok(true)) => "No key is enrolled yet: `claim` enrols the first one.",
-            (false, Ok(false) | Err(_)) => "`login` to do something about it, `help` for more.",
-        };
-        out.say(next);
-        out.say("\r\n");
-    }
-
-    fn log_in(&mut self, now: Mono, host: &mut dyn Host, out: &mut dyn Terminal) {
-        if self.technician.is_some() {
-            out.say("You are logged in.\r\n");
-            return self.prompt(host, out);
-        }
-        if host.is_unclaimed() == Ok(true) {
-            out.say("No key is enrolled on this gateway yet: `claim` enrols the first one.\r\n");
-            return self.prompt(host, out);
-        }
-        let random = match host.random() {
-            Ok(random) => random,
+        let order = match commands::find(line) {
+            Ok(order) => order,
             Err(why) => {
-                say_plainly("", &why, out);
+                match why {
+                    NoOrder::Unknown => {
+                        out.say("No such command. `help` lists them, Tab completes them.\r\n");
+                    }
+                    NoOrder::Wrong(command) => {
+                        let how = format!("Type: {} {}", command.name, command.takes);
+                        say_plainly(how.trim_end(), "", out);
+                        let help = format!("`help {}` says more.", command.name);
+                        say_plainly(&help, "", out);
+                    }
+                    NoOrder::Word => out.say(
+                        "A word there begins with - or has a character that is not taken.\r\n",
+                    ),
+                }
                 return self.prompt(host, out);
             }
         };
-        let challenge = Challenge::new(host.gateway(), "login", random, now);
-        out.say("On your laptop, with your key for KEY (~/.ssh/id_ed25519):\r\n\r\n");
-        out.say(&challenge.line());
-        out.say("\r\n\r\nPaste here what it prints, within five minutes. Ctrl-C: back.\r\n");
-        self.answer.clear();
-        self.state = State::Answer(challenge);
-        self.editor.begin("", out);
+        let role = self.who.as_ref().map(|w| w.role);
+        match (order.command.needs, role) {
+            (Needs::Nobody, _) | (Needs::Login, Some(_)) => self.plain(order, now, host, out),
+            (_, None) => {
+                out.say(match (host.is_unclaimed(), host.has_passphrase()) {
+                    (Ok(true), false) => {
+                        "That needs a technician, and no key is enrolled yet: type claim.\r\n"
+                    }
+                    _ => "That needs a technician: type login.\r\n",
+                });
+                self.prompt(host, out);
+            }
+            (_, Some(Role::Viewer)) => {
+                out.say("You may look, not change: that needs a technician.\r\n");
+                self.prompt(host, out);
+            }
+            (Needs::Technician, Some(Role::Technician)) => self.plain(order, now, host, out),
+            (
+                Needs::Yes(what) | Needs::Name(what) | Needs::Signature(what),
+                Some(Role::Technician),
+            ) => self.ask(order, what, host, out),
+        }
     }
 
-    fn answer(
-        &mut self,
-        challenge: Challenge,
-        line: &Line,
-        host: &mut dyn Host,
-        out: &mut dyn Terminal,
-    ) {
-        let fits = self.answer.push_str(line).is_ok() && self.answer.push('\n').is_ok();
-        let gives_up = self.answer.trim().is_empty();
-        if fits && !gives_up && !is_complete(&self.answer) {
-            self.state = State::Answer(challenge);
-            return self.editor.begin("", out);
-        }
-        // Used up by the attempt, whatever comes of it.
-        match host.redeem(challenge, &self.answer) {
-            Ok(technician) => {
-                self.editor.forget();
-                out.say("\r\n");
-                say_plainly("Welcome,", &format!("{technician}."), out);
-                out.say("`why` says what to do, `help` lists the commands.\r\n");
-                self.technician = Some(technician);
-            }
-            Err(why) => {
-                self.editor.forget();
-                out.say("\r\n");
-                say_plainly("Not logged in:", &why, out);
-            }
+    fn plain(&mut self, order: Order, now: Mono, host: &mut dyn Host, out: &mut dyn Terminal) {
+        match order.command.does {
+            Does::Look => self.show(host, out),
+            Does::Help => return self.help(&order, host, out),
+            Does::Login => return self.log_in(&order, now, host, out),
+            Does::Claim => return self.ask_for_key(host, out),
+            Does::Logout => return self.leave("logout", host, out),
+            Does::Verb(_)
+            | Does::Databases(_)
+            | Does::Store(_)
+            | Does::Restore
+            | Does::Program(_)
+            | Does::Log
+            | Does::Send
+            | Does::Why => return self.begin(&order, host, out),
         }
         self.prompt(host, out);
     }
 
-    fn ask_for_key(&mut self, host: &mut dyn Host, out: &mut dyn Terminal) {
-        match host.is_unclaimed() {
-            Ok(true) => {
-                out.say("Paste your public key (one line, from ~/.ssh/id_ed25519.pub).\r\n");
-                out.say(
-                    "Whoever has that key can then do everything here. The comment at its end\r\n",
-                );
-                out.say(
-                    "is your name here (kim@laptop). Make one: ssh-keygen -t ed25519 -C NAME\r\n",
-                );
-                self.state = State::Claiming;
-                self.editor.begin("key: ", out);
-            }
-            Ok(false) => {
-                out.say("This gateway has its keys already: type login.\r\n");
-                self.prompt(host, out);
-            }
-            Err(why) => {
-                say_plainly("", &why, out);
-                self.prompt(host, out);
-            }
-        }
-    }
-
-    fn claimed(&mut self, line: &Line, host: &mut dyn Host, out: &mut dyn Terminal) {
-        match host.claim(line.trim()) {
-            Ok(fingerprint) => {
-                out.say("Enrolled: ");
-                out.say(&fingerprint);
-                out.say("\r\nType login to use it.\r\n");
-            }
-            Err(why) => {
-                say_plainly("Not enrolled:", &why, out);
-            }
-        }
-        self.prompt(host, out);
-    }
-
-    fn begin(&mut self, command: &'static Command, host: &mut dyn Host, out: &mut dyn Terminal) {
-        let Some(technician) = &self.technician else {
+    fn begin(&mut self, order: &Order, host: &mut dyn Host, out: &mut dyn Terminal) {
+        let Some(who) = &self.who else {
             return self.prompt(host, out);
         };
-        match host.begin(command, technician) {
-            Ok(()) => {
+        let secret = std::mem::take(&mut self.opener);
+        match host.begin(order, secret.trim(), &who.name) {
+            Ok(Begun::Prints) => {
                 self.state = State::Running {
                     pager: Pager::default(),
                     over: None,
                     help: None,
                 };
             }
+            Ok(Begun::Sends(source)) => self.send(source, out),
             Err(why) => {
                 say_plainly("", &why, out);
                 self.prompt(host, out);
@@ -535,145 +523,25 @@ impl Session {
         }
     }
 
-    fn count(
-        &mut self,
-        command: &'static Command,
-        left: u8,
-        next: Mono,
-        host: &mut dyn Host,
-        out: &mut dyn Terminal,
-    ) {
-        if left == 0 {
-            out.say("\r\n");
-            return self.begin(command, host, out);
-        }
-        let mut text = heapless::String::<8>::new();
-        // Two digits fit.
-        core::fmt::write(&mut text, format_args!("{left} ")).ok();
-        out.say(&text);
-        self.state = State::Countdown {
-            command,
-            left: left - 1,
-            next: next + Duration::from_secs(1),
-        };
+    fn send(&mut self, source: Box<dyn Source>, out: &mut dyn Terminal) {
+        out.say("Start receiving by ZMODEM now (in picocom: Ctrl-A Ctrl-R; many start by\r\n");
+        out.say("themselves). Ctrl-C or Ctrl-X five times: give up.\r\n");
+        self.state = State::Sending(Box::new(Transfer::new(source, self.last_byte)));
     }
 
-    fn watch(&mut self, key: Key, host: &mut dyn Host, out: &mut dyn Terminal) {
-        let State::Running { pager, over, help } = &mut self.state else {
+    /// Is the file there?
+    fn sent(&mut self, now: Mono, host: &mut dyn Host, out: &mut dyn Terminal) {
+        let State::Sending(transfer) = &mut self.state else {
             return;
         };
-        if pager.is_full() {
-            out.say("\r\x1b[K");
-            match key {
-                Key::Char(' ') | Key::Enter | Key::Down => {
-                    pager.next_page(out);
-                    if help.is_some() {
-                        return self.list(host, out);
-                    }
-                    ask_for_more(pager, out);
-                }
-                Key::Interrupt | Key::Char('q' | 'Q') => {
-                    if over.is_none() {
-                        host.stop();
-                    }
-                    return self.prompt(host, out);
-                }
-                Key::Char(_)
-                | Key::Backspace
-                | Key::Delete
-                | Key::Left
-                | Key::Right
-                | Key::Up
-                | Key::Home
-                | Key::End
-                | Key::KillBefore
-                | Key::KillAfter
-                | Key::KillWord
-                | Key::Complete
-                | Key::Leave
-                | Key::Redraw
-                | Key::Escape
-                | Key::PasteBegin
-                | Key::PasteEnd => ask_for_more(pager, out),
-            }
-            if over.is_some() && !self.is_waiting_for_more() {
-                self.close(host, out);
-            }
-        } else if matches!(key, Key::Interrupt | Key::Char('q' | 'Q')) && over.is_none() {
-            host.stop();
-            out.say("\r\nStopped.\r\n");
+        if let Some(end) = transfer.ended(now) {
+            let end = end.to_string();
+            self.last_byte = now;
+            out.say("\r\n");
+            say_plainly("", &end, out);
             self.prompt(host, out);
         }
     }
-
-    /// As many rows of the list of commands as fit.
-    fn list(&mut self, host: &dyn Host, out: &mut dyn Terminal) {
-        let known = self.technician.is_some();
-        if let State::Running {
-            pager,
-            help: Some(n),
-            ..
-        } = &mut self.state
-        {
-            while !pager.is_full()
-                && let Some(row) = commands::help(*n, known)
-            {
-                pager.put(row.as_bytes(), out);
-                *n += 1;
-            }
-            ask_for_more(pager, out);
-        }
-        if !self.is_waiting_for_more() {
-            self.close(host, out);
-        }
-    }
-
-    fn is_waiting_for_more(&self) -> bool {
-        matches!(&self.state, State::Running { pager, .. } if pager.is_full())
-    }
-
-    /// The output is over and all of it was shown.
-    fn close(&mut self, host: &dyn Host, out: &mut dyn Terminal) {
-        if let State::Running { pager, over, .. } = &mut self.state {
-            pager.end(out);
-            if let Some(how) = over.take().filter(|h| !h.is_empty()) {
-                say_plainly("", &how, out);
-            }
-        }
-        self.prompt(host, out);
-    }
-}
-
-fn ask_for_more(pager: &Pager, out: &mut dyn Terminal) {
-    if pager.is_full() {
-        out.say("-- Space: more, q: stop --");
-    }
-}
-
-/// What comes from a file or an error, behind `before`, on as many rows as it needs.
-fn say_plainly(before: &str, text: &str, out: &mut dyn Terminal) {
-    let mut column = 0;
-    for word in [before, text].iter().flat_map(|t| t.split_whitespace()) {
-        let visible = || word.chars().filter(|c| !c.is_control());
-        let long = visible().count();
-        if column > 0 && column + 1 + long > WIDTH {
-            out.say("\r\n");
-            column = 0;
-        }
-        if column > 0 {
-            out.say(" ");
-            column += 1;
-        }
-        for c in visible() {
-            if column == WIDTH {
-                out.say("\r\n");
-                column = 0;
-            }
-            out.say(c.encode_utf8(&mut [0; 4]));
-            column += 1;
-        }
-    }
-    out.say("\r\n");
 }
 
 #[cfg(test)]

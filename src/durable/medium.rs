@@ -137,12 +137,22 @@ impl Medium {
     /// Writes `bytes` to a new file beside `path`, syncs it, renames it over `path` and syncs
     /// the directory: afterwards `path` holds the old or the new bytes, whatever happens.
     pub fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
-        let fresh = self.written_beside(path, bytes)?;
-        rustix::fs::rename(&fresh, path).map_err(|e| fault("rename to", path, e.into()))?;
+        let fresh = self.written_beside(path, bytes, false)?;
+        self.put_over(&fresh, path)
+    }
+
+    /// The same with a file that its owner alone may read.
+    pub fn replace_private(&self, path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
+        let fresh = self.written_beside(path, bytes, true)?;
+        self.put_over(&fresh, path)
+    }
+
+    fn put_over(&self, fresh: &Path, path: &Path) -> Result<(), DurableError> {
+        rustix::fs::rename(fresh, path).map_err(|e| fault("rename to", path, e.into()))?;
         self.sync_parent(path)
     }
 
-    /// The same, and what lay at `path` keeps a name beside it, `NAME.damaged` or
+    /// The same as [`Medium::replace`], and what lay at `path` keeps a name beside it, `NAME.damaged` or
     /// `NAME.damaged-2` and so on, which it answers; `None` where nothing lay there. Nothing is overwritten. The new bytes are on
     /// the medium before the old file is touched: without room for them all stays as it is.
     pub fn replace_aside(
@@ -150,7 +160,7 @@ impl Medium {
         path: &Path,
         bytes: &[u8],
     ) -> Result<Option<PathBuf>, DurableError> {
-        let fresh = self.written_beside(path, bytes)?;
+        let fresh = self.written_beside(path, bytes, false)?;
         let aside = match beside(path, |to| linkat(CWD, path, CWD, to, AtFlags::empty())) {
             // A file system without hard links, somebody else's file, or a directory.
             Err(Errno::PERM | Errno::OPNOTSUPP | Errno::MLINK) => beside(path, |to| {
@@ -182,12 +192,23 @@ impl Medium {
     }
 
     /// A new file of `bytes` beside `path`, synced; its name is not.
-    fn written_beside(&self, path: &Path, bytes: &[u8]) -> Result<PathBuf, DurableError> {
+    fn written_beside(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        private: bool,
+    ) -> Result<PathBuf, DurableError> {
         self.healthy()?;
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".new");
         let fresh = path.with_file_name(name);
         let mut file = make_fresh(&fresh).map_err(|e| fault("create", &fresh, e))?;
+        if private {
+            // Before there is anything to be read.
+            let owner = Mode::RUSR | Mode::WUSR;
+            rustix::fs::fchmod(&file, owner)
+                .map_err(|e| fault("close to others", &fresh, e.into()))?;
+        }
         file.write_all(bytes)
             .map_err(|e| fault("write", &fresh, e))?;
         self.keep(rustix::fs::fsync(&file), "sync", &fresh)?;

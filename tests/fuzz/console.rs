@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use holdup::clock::Mono;
-use holdup::console::login::{Challenge, Revoked, Signers};
-use holdup::console::{Command, Host, Session, WIDTH};
+use holdup::console::login::passphrase::Passphrase;
+use holdup::console::login::{Challenge, Proof, Revoked, Role, Signers, Who};
+use holdup::console::{Begun, Host, Order, Purpose, Session, WIDTH};
 use holdup_fuzz::bounded;
 use libfuzzer_sys::fuzz_target;
 
@@ -29,7 +30,7 @@ fuzz_target!(|bytes: &[u8]| {
 /// A gateway whose only key nobody here has.
 struct Gateway {
     signers: Signers,
-    begun: Vec<&'static Command>,
+    begun: Vec<String>,
     codes: u8,
 }
 
@@ -51,19 +52,46 @@ impl Host for Gateway {
         Ok([self.codes; 10])
     }
 
-    fn redeem(&mut self, challenge: Challenge, answer: &str) -> Result<String, String> {
+    fn has_passphrase(&mut self) -> bool {
+        true
+    }
+
+    fn is_lab(&self) -> bool {
+        false
+    }
+
+    fn redeem(
+        &mut self,
+        challenge: Challenge,
+        answer: &str,
+        _: Purpose<'_>,
+    ) -> Result<Who, String> {
         let none = Revoked::default();
+        let role = challenge.role();
         let who = challenge.redeem(answer, &self.signers, &none, Mono::from_nanos(1), 0);
-        who.map(|s| s.name.clone()).map_err(|e| e.to_string())
+        let who = who.map(|s| Who {
+            name: s.name.clone(),
+            role,
+            proof: Proof::Key,
+        });
+        who.map_err(|e| e.to_string())
+    }
+
+    fn passphrase(&mut self, _: &str, _: &str, _: Purpose<'_>) -> Result<Who, String> {
+        Err("that is not the passphrase".to_owned())
+    }
+
+    fn lab(&mut self) -> Who {
+        panic!("this is no laboratory");
     }
 
     fn claim(&mut self, _: &str) -> Result<String, String> {
         panic!("it is claimed already");
     }
 
-    fn begin(&mut self, command: &'static Command, _: &str) -> Result<(), String> {
-        self.begun.push(command);
-        Ok(())
+    fn begin(&mut self, order: &Order, _: &str, _: &str) -> Result<Begun, String> {
+        self.begun.push(order.action());
+        Ok(Begun::Prints)
     }
 
     fn stop(&mut self) {}
@@ -83,7 +111,7 @@ fn typed(bytes: &[u8], portion: usize) {
     };
     let mut now = Mono::from_nanos(1_000_000_000);
     let mut out = Vec::new();
-    let mut session = Session::new(now, &mut out);
+    let mut session = Session::new(now, false, &mut out);
     for chunk in bytes.chunks(portion) {
         session.bytes(chunk, now, &mut gateway, &mut out);
         now = now + Duration::from_millis(3);
@@ -136,8 +164,9 @@ fn read(text: &str) {
         let named = text.contains(&fingerprint) || text.contains("AAAAC3NzaC1lZDI1NTE5");
         assert!(named || !revoked.has(&kim.all[0]));
     }
+    Passphrase::read(text).ok();
     let known = Signers::read(&format!("kim {KEY}"));
-    let challenge = Challenge::new("plant-7", "login", [1; 10], Mono::from_nanos(1));
+    let challenge = Challenge::new("plant-7", "login", Role::Technician, [1; 10], Mono::from_nanos(1));
     let none = Revoked::default();
     let now = Mono::from_nanos(2);
     assert!(challenge.redeem(text, &known, &none, now, 0).is_err());

@@ -85,11 +85,13 @@ impl Laptop {
 
     /// What the laptop's shell prints for the line that the console shows.
     fn signs(&self, screen: &str) -> String {
-        let line = screen
-            .lines()
-            .find(|l| l.starts_with("echo "))
-            .expect("a line to paste");
-        let line = line.replace("KEY", &self.key.display().to_string());
+        // A long one goes on in the next row, behind a bar.
+        let rows = screen.lines().skip_while(|l| !l.starts_with("echo "));
+        let rows: Vec<_> = rows.take_while(|l| !l.trim().is_empty()).collect();
+        let line = rows
+            .join("\n")
+            .replace("KEY", &self.key.display().to_string());
+        assert!(line.contains("echo "), "a line to paste: {screen}");
         let out = Command::new("sh")
             .arg("-c")
             .arg(line)
@@ -97,6 +99,30 @@ impl Laptop {
             .expect("a shell");
         assert!(out.status.success(), "{out:?}");
         String::from_utf8(out.stdout).expect("text")
+    }
+
+    /// Hands the line to the laptop's own `rz`; the file's name and bytes.
+    fn receives(&mut self) -> (String, Vec<u8>) {
+        let folder = tempfile::tempdir().expect("temp dir");
+        let line = |file: &File| Stdio::from(file.try_clone().expect("the line"));
+        let mut rz = Command::new("rz")
+            .args(["--quiet", "--binary"])
+            .current_dir(folder.path())
+            .stdin(line(&self.line))
+            .stdout(line(&self.line))
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("rz; tests/install installs lrzsz");
+        // It waits on its own.
+        let flags = fcntl_getfl(&self.line).expect("flags");
+        fcntl_setfl(&self.line, flags & !OFlags::NONBLOCK).expect("set");
+        let ended = rz.wait().expect("rz");
+        fcntl_setfl(&self.line, flags).expect("set");
+        assert!(ended.success(), "{ended:?}");
+        let mut all = std::fs::read_dir(folder.path()).expect("listed");
+        let entry = all.next().expect("a file").expect("an entry");
+        let bytes = std::fs::read(entry.path()).expect("read");
+        (entry.file_name().to_string_lossy().into_owned(), bytes)
     }
 
     fn public(&self) -> String {
@@ -331,4 +357,250 @@ fn nobody_claims_a_gateway_whose_configuration_cannot_be_read() {
     );
     laptop.types("claim\r");
     laptop.sees("nobody can claim a gateway whose configuration cannot be read");
+}
+
+/// A laptop that is logged in at a gateway which it has claimed.
+fn logged_in(home: &Home) -> Laptop {
+    let mut laptop = Laptop::new(home);
+    laptop.types("\r");
+    laptop.sees("> ");
+    laptop.claims();
+    laptop.logs_in();
+    laptop
+}
+
+#[test]
+fn what_erases_is_begun_by_a_signature_of_its_own_and_by_no_other() {
+    let home = home();
+    let _agent = home.serving();
+    let mut laptop = logged_in(&home);
+    let asks = |laptop: &mut Laptop, level: &str| {
+        laptop.types(&format!("reset {level}\r"));
+        laptop.sees("name: ");
+        laptop.types("host-test\r");
+        let screen = laptop.sees("Ctrl-C: back.");
+        assert!(screen.contains(&format!(":reset/{level}:")), "{screen}");
+        laptop.signs(&screen).replace('\n', "\r")
+    };
+    // Signed for a smaller level, and pasted for a larger one.
+    let smaller = asks(&mut laptop, "data");
+    laptop.types("\x03");
+    laptop.sees("# ");
+    let right = asks(&mut laptop, "everything");
+    laptop.types(&smaller);
+    laptop.sees("Nothing was done: the signature is not of this code");
+    laptop.sees("# ");
+    // The right one, once that code is used up.
+    laptop.types(&right);
+    laptop.sees("No such command");
+    laptop.types("\x03");
+    laptop.sees("# ");
+    let right = asks(&mut laptop, "everything");
+    laptop.types(&right);
+    laptop.sees("Any key stops it.");
+    laptop.types("q");
+    laptop.sees("Stopped. Nothing was done.");
+    let entries = audited(&home);
+    let count = |action: &str| entries.iter().filter(|e| e.0 == action).count();
+    assert_eq!(
+        (count("console.confirmed"), count("console.command")),
+        (1, 0),
+        "{entries:?}"
+    );
+    let refused = entries
+        .iter()
+        .find(|e| e.0 == "console.refused")
+        .expect("refused");
+    assert!(refused.2.contains("reset/everything") && refused.2.contains("wrong_code"));
+}
+
+#[test]
+fn a_viewer_sees_and_changes_nothing() {
+    let home = home();
+    let _agent = home.serving();
+    let mut laptop = Laptop::new(&home);
+    let line = format!(
+        "kim@laptop namespaces=\"holdup-viewer\" {}\n",
+        laptop.public()
+    );
+    home.write("allowed_signers", line.as_bytes());
+    laptop.types("\r");
+    laptop.sees("> ");
+    laptop.types("login\r");
+    let screen = laptop.sees("Ctrl-C: back.");
+    let answer = laptop.signs(&screen).replace('\n', "\r");
+    laptop.types(&answer);
+    laptop.sees("Not logged in: this key may look and change nothing here");
+    laptop.types("login viewer\r");
+    let screen = laptop.sees("Ctrl-C: back.");
+    let answer = laptop.signs(&screen).replace('\n', "\r");
+    laptop.types(&answer);
+    laptop.sees("Welcome, kim@laptop");
+    laptop.sees("$ ");
+    laptop.types("reboot\r");
+    laptop.sees("You may look, not change");
+    laptop.types("config show\r");
+    laptop.sees("You may look, not change");
+}
+
+#[test]
+fn a_passphrase_lets_in_wrong_ones_wait_and_a_new_process_waits_too() {
+    let home = home();
+    let file = home.path("passphrase");
+    let config = std::fs::read_to_string(home.config()).expect("config");
+    let config = format!(
+        "{config}passphrase_file = {:?}\n",
+        file.display().to_string()
+    );
+    home.write("holdup.toml", config.as_bytes());
+    // Of "correct horse battery": made by the argon2 tool of Debian, which this must read.
+    let kept =
+        "$argon2id$v=19$m=4096,t=1,p=1$c2FsdHlzYWx0$PR9+dRjCvd90oUp7wPTLL3YTo9Q/84/WFUl5nV4Te2w";
+    home.write("passphrase", kept.as_bytes());
+    let _agent = home.serving();
+    let mut laptop = Laptop::new(&home);
+    laptop.types("\r");
+    laptop.sees("> ");
+    let guess = |laptop: &mut Laptop, text: &str| {
+        laptop.types("login\r");
+        laptop.sees("name: ");
+        laptop.types("kim\r");
+        laptop.sees("passphrase (not shown): ");
+        laptop.types(&format!("{text}\r"));
+        laptop.sees_one_of(&["Not logged in: ", "Welcome, kim (passphrase)"])
+    };
+    for wrong in ["correct horse batterz", "", "correct"] {
+        let screen = guess(&mut laptop, wrong);
+        assert!(screen.contains("Not logged in"), "{screen}");
+        assert!(wrong.is_empty() || !screen.contains(wrong), "{screen}");
+        laptop.sees("that is not the passphrase");
+    }
+    guess(&mut laptop, "correct horse battery");
+    laptop.sees("too many wrong ones: try again in");
+    // The plug is pulled: nothing of it is forgotten.
+    drop(laptop);
+    let mut laptop = Laptop::new(&home);
+    laptop.types("\r");
+    laptop.sees("> ");
+    guess(&mut laptop, "correct horse battery");
+    laptop.sees("too many wrong ones: try again in");
+    // With nothing on record it is let in, and only then.
+    drop(laptop);
+    std::fs::remove_file(home.path("passphrase.guesses")).expect("removed");
+    let mut laptop = Laptop::new(&home);
+    laptop.types("\r");
+    laptop.sees("> ");
+    let screen = guess(&mut laptop, "correct horse battery");
+    assert!(screen.contains("Welcome"), "{screen}");
+    let refused = audited(&home)
+        .into_iter()
+        .filter(|e| e.0 == "console.refused");
+    assert_eq!(refused.count(), 5);
+}
+
+#[test]
+fn settings_are_changed_and_taken_back_and_a_broken_value_is_refused() {
+    let home = home();
+    let _agent = home.serving();
+    let mut laptop = logged_in(&home);
+    let text = laptop.runs("config set power.holdup_ms soon");
+    assert!(text.contains("a whole number from"), "{text}");
+    let text = laptop.runs("config set gateway.id plant-8");
+    assert!(
+        text.contains("gateway.id = plant-8") && text.contains("restart"),
+        "{text}"
+    );
+    let text = laptop.runs("config set power.holdup_ms 6000");
+    assert!(text.contains("power.holdup_ms = 6000"), "{text}");
+    let loaded = holdup::config::load(&home.config()).expect("loads");
+    assert_eq!(loaded.settings.gateway.id, "plant-8");
+    assert_eq!(
+        loaded.settings.power.holdup.map(|h| h.as_millis()),
+        Some(6000)
+    );
+    let text = laptop.runs("config undo");
+    assert!(
+        text.contains("Taken back: power.holdup_ms = 6000"),
+        "{text}"
+    );
+    let text = laptop.runs("config undo");
+    assert!(text.contains("Taken back: gateway.id = plant-8"), "{text}");
+    let loaded = holdup::config::load(&home.config()).expect("loads");
+    assert_eq!(loaded.settings.gateway.id, "host-test");
+    assert_eq!(
+        loaded.settings.power.holdup.map(|h| h.as_millis()),
+        Some(5000)
+    );
+    let text = laptop.runs("config undo");
+    assert!(text.contains("no change to take back"), "{text}");
+    let changes = audited(&home)
+        .into_iter()
+        .filter(|e| e.0 == "console.config");
+    assert_eq!(changes.count(), 4);
+}
+
+#[test]
+fn a_file_goes_to_the_laptops_own_rz_and_no_key_does() {
+    let home = home();
+    let _agent = home.serving();
+    std::fs::create_dir_all(home.data("evidence/one")).expect("made");
+    let body: Vec<u8> = (0..1_000_000u32)
+        .map(|i| (i.wrapping_mul(i) >> 7) as u8)
+        .collect();
+    home.write("data/evidence/one/edge_store.db", &body);
+    home.write("data/evidence/one/holdup-keys.tar.zst.age", b"secret");
+    std::os::unix::fs::symlink(home.config(), home.data("evidence/one/link")).expect("linked");
+    let mut laptop = logged_in(&home);
+    let text = laptop.runs("send");
+    assert!(
+        text.contains("1000000 evidence/one/edge_store.db"),
+        "{text}"
+    );
+    assert!(
+        text.contains("audit.db") && !text.contains("keys") && !text.contains("link"),
+        "{text}"
+    );
+    for no in [
+        "evidence/one/link",
+        "evidence/one/holdup-keys.tar.zst.age",
+        "evidence/../holdup.toml",
+        "/etc/passwd",
+        "evidence",
+        "evidence/one",
+        "edge_store.db",
+    ] {
+        let text = laptop.runs(&format!("send {no}"));
+        assert!(
+            text.contains("sent") || text.contains("no file"),
+            "{no}: {text}"
+        );
+    }
+    // Interrupted, and once more.
+    laptop.types("send evidence/one/edge_store.db\r");
+    laptop.sees("**\u{18}B0");
+    laptop.types("\x03");
+    laptop.sees("Given up");
+    laptop.sees("# ");
+    laptop.types("send evidence/one/edge_store.db\r");
+    laptop.sees("give up.");
+    let got = laptop.receives();
+    assert_eq!(got.0, "edge_store.db");
+    assert!(got.1 == body, "{} bytes", got.1.len());
+    laptop.sees("Sent: 1000000 bytes.");
+    laptop.sees("# ");
+}
+
+#[test]
+fn a_lab_is_said_and_nobody_is_asked_for_anything() {
+    let home = home();
+    let config = std::fs::read_to_string(home.config()).expect("config");
+    home.write("holdup.toml", format!("{config}lab = true\n").as_bytes());
+    let _agent = home.serving();
+    let mut laptop = Laptop::new(&home);
+    laptop.types("\r");
+    let screen = laptop.sees("> ");
+    assert!(screen.contains("LAB MODE: ANYBODY"), "{screen}");
+    laptop.types("login\r");
+    laptop.sees("host-test LAB# ");
+    assert_eq!(audited(&home)[0].1, "lab");
 }

@@ -70,6 +70,8 @@ fn settings(server: &Server) -> Settings {
             baud: 115_200,
             allowed_signers: "/nowhere".into(),
             revoked_signers: "/nowhere".into(),
+            passphrase_file: None,
+            lab: false,
         },
         recovery: RecoverySettings {
             evidence_max: 1 << 20,

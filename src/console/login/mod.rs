@@ -7,19 +7,71 @@
 //! Source: PROTOCOL.sshsig of OpenSSH; `ssh-keygen -Y sign`.
 
 mod dates;
+pub mod guesses;
+pub mod passphrase;
 mod signers;
 
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
 use ssh_key::SshSig;
 
 use crate::clock::Mono;
 
+use super::editor::WIDTH;
+
 pub use dates::Moment;
 pub use signers::{Revoked, Signer, Signers, Unusable};
 
-/// The namespace of signatures; one for another purpose never logs anybody in.
-pub const NAMESPACE: &str = "holdup";
+/// What somebody who is logged in may do. A signature is made in the namespace of the role it asks
+/// for, and a line of `allowed_signers` lists those its key may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Looks, and changes nothing.
+    Viewer,
+    /// Everything.
+    Technician,
+}
+
+impl Role {
+    /// The namespace of its signatures; one for another purpose never logs anybody in.
+    pub const fn namespace(self) -> &'static str {
+        match self {
+            Self::Viewer => "holdup-viewer",
+            Self::Technician => "holdup",
+        }
+    }
+
+    /// In a word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Technician => "technician",
+        }
+    }
+}
+
+/// How somebody proved to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// By a signature.
+    Key,
+    /// By the gateway's passphrase.
+    Passphrase,
+    /// By nothing: this gateway is in a lab.
+    Lab,
+}
+
+/// Who is at the console.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Who {
+    /// For the audit log.
+    pub name: String,
+    /// What may be done.
+    pub role: Role,
+    /// How that was proven.
+    pub proof: Proof,
+}
 
 /// For so long a code can be answered.
 pub const EXPIRES: Duration = Duration::from_secs(300);
@@ -46,8 +98,11 @@ pub enum LoginError {
     #[error("the code was good for five minutes: ask for a new one (login)")]
     Expired,
     /// Made for another purpose.
-    #[error("the signature is for another purpose: sign with -n holdup")]
+    #[error("the signature is for another purpose: sign with the line shown, all of it (-n)")]
     Namespace,
+    /// The key may not ask for this role.
+    #[error("this key may look and change nothing here: type login viewer")]
+    Role,
     /// Nobody's key.
     #[error(
         "this key is not enrolled on this gateway: somebody who is adds it to \
@@ -72,6 +127,7 @@ impl LoginError {
             Self::NotASignature => "not_a_signature",
             Self::Expired => "expired",
             Self::Namespace => "namespace",
+            Self::Role => "role",
             Self::Unknown => "unknown_key",
             Self::Revoked => "revoked",
             Self::NotValidNow => "not_valid_now",
@@ -85,18 +141,30 @@ impl LoginError {
 pub struct Challenge {
     code: String,
     expires: Mono,
+    role: Role,
 }
 
+/// An action with a longer name is told by its digest: the row to paste has 80 columns.
+const LONGEST_ACTION: usize = 24;
+
 impl Challenge {
-    /// For `action` on `gateway`; `random` was never used before.
-    pub fn new(gateway: &str, action: &str, random: [u8; 10], now: Mono) -> Self {
+    /// For `action` on `gateway` in the rights of `role`; `random` was never used before.
+    pub fn new(gateway: &str, action: &str, role: Role, random: [u8; 10], now: Mono) -> Self {
         let expires = now + EXPIRES;
         // The line is pasted into a shell.
         let plain = |text: &str| -> String {
-            let kept = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            let kept = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
             text.chars()
                 .map(|c| if kept(c) { c } else { '_' })
                 .collect()
+        };
+        let action = if action.len() <= LONGEST_ACTION {
+            plain(action)
+        } else {
+            let verb = action.split('/').next().unwrap_or_default();
+            let digest = Sha256::digest(action.as_bytes());
+            let hex: String = digest.iter().take(8).map(|b| format!("{b:02x}")).collect();
+            format!("{}/{hex}", plain(verb))
         };
         let bits = random
             .iter()
@@ -107,17 +175,27 @@ impl Challenge {
             .collect();
         let seconds = expires.as_nanos() / 1_000_000_000;
         Self {
-            code: format!("{}:{}:{nonce}:{seconds}", plain(gateway), plain(action)),
+            code: format!("{}:{action}:{nonce}:{seconds}", plain(gateway)),
             expires,
+            role,
         }
     }
 
-    /// What is to be pasted into the laptop's shell; KEY is the technician's.
+    /// What is to be pasted into the laptop's shell; KEY is the technician's. Two rows where one
+    /// is too long: a shell reads on behind a bar.
     pub fn line(&self) -> String {
-        format!(
-            "echo {} | ssh-keygen -Y sign -n {NAMESPACE} -f KEY",
-            self.code
-        )
+        let sign = format!("ssh-keygen -Y sign -n {} -f KEY", self.role.namespace());
+        let one = format!("echo {} | {sign}", self.code);
+        if one.chars().count() <= WIDTH {
+            one
+        } else {
+            format!("echo {} |\r\n{sign}", self.code)
+        }
+    }
+
+    /// The role that it asks for.
+    pub fn role(&self) -> Role {
+        self.role
     }
 
     /// The answer: who signed. The code is used up, whatever comes of it.
@@ -137,7 +215,8 @@ impl Challenge {
         if now > self.expires {
             return Err(LoginError::Expired);
         }
-        if signature.namespace() != NAMESPACE {
+        let namespace = self.role.namespace();
+        if signature.namespace() != namespace {
             return Err(LoginError::Namespace);
         }
         let is_theirs = |s: &&Signer| s.key.key_data() == signature.public_key();
@@ -150,11 +229,12 @@ impl Challenge {
         let is_valid = |s: &&&Signer| {
             s.valid_after.is_none_or(|t| today >= t) && s.valid_before.is_none_or(|t| today < t)
         };
-        let signer = of_key.iter().find(is_valid);
-        let signer = signer.ok_or(LoginError::NotValidNow)?;
+        let mut valid = of_key.iter().filter(is_valid).peekable();
+        valid.peek().ok_or(LoginError::NotValidNow)?;
+        let signer = valid.find(|s| s.may(self.role)).ok_or(LoginError::Role)?;
         let signed = ENDS.iter().any(|end| {
             let message = format!("{}{end}", self.code);
-            let verified = signer.key.verify(NAMESPACE, message.as_bytes(), &signature);
+            let verified = signer.key.verify(namespace, message.as_bytes(), &signature);
             verified.is_ok()
         });
         if signed {

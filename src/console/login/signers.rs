@@ -2,7 +2,7 @@
 //!
 //! It promises that a line which is not understood lets nobody in and is named, and that a file
 //! with nothing but such lines is not a file without keys. Only Ed25519 keys count, and only in
-//! the namespace `holdup`.
+//! the namespaces of a [`Role`]: a line without `namespaces` lists a technician.
 //!
 //! Source: ssh-keygen(1), ALLOWED SIGNERS.
 
@@ -10,7 +10,7 @@ use std::fmt;
 
 use ssh_key::{Algorithm, HashAlg, PublicKey};
 
-use super::NAMESPACE;
+use super::Role;
 use super::dates::{Moment, moment};
 
 /// A technician's key.
@@ -24,9 +24,16 @@ pub struct Signer {
     pub valid_after: Option<Moment>,
     /// And until then.
     pub valid_before: Option<Moment>,
+    /// What its key may ask for; none: everything.
+    roles: Option<Vec<Role>>,
 }
 
 impl Signer {
+    /// May it have this role?
+    pub fn may(&self, role: Role) -> bool {
+        self.roles.as_ref().is_none_or(|all| all.contains(&role))
+    }
+
     /// `SHA256:...`, as ssh-keygen prints it.
     pub fn fingerprint(&self) -> String {
         self.key.fingerprint(HashAlg::Sha256).to_string()
@@ -143,13 +150,22 @@ fn signer(line: &str) -> Result<Option<Signer>, &'static str> {
         key,
         valid_after: None,
         valid_before: None,
+        roles: None,
     };
     for option in split(options) {
         let (key, value) = option.split_once('=').unwrap_or((option, ""));
         let value = value.trim_matches('"');
         match key.to_ascii_lowercase().as_str() {
-            "namespaces" if value.split(',').any(|n| n == NAMESPACE) => {}
-            "namespaces" => return Ok(None),
+            "namespaces" => {
+                let ours = [Role::Viewer, Role::Technician].into_iter();
+                let roles: Vec<Role> = ours
+                    .filter(|r| value.split(',').any(|n| n.trim() == r.namespace()))
+                    .collect();
+                if roles.is_empty() {
+                    return Ok(None);
+                }
+                signer.roles = Some(roles);
+            }
             "valid-after" => signer.valid_after = Some(date(value)?),
             "valid-before" => signer.valid_before = Some(date(value)?),
             "cert-authority" => return Err("certificates are not supported: list the key itself"),

@@ -33,6 +33,7 @@ impl Laptop {
     fn pasted(&self, line: &str) -> String {
         let key = self.home.path().join("key");
         let line = line.replace("KEY", &key.display().to_string());
+        let line = line.replace('\r', "");
         let mut shell = Command::new("sh");
         let out = shell.arg("-c").arg(&line).output().expect("a shell");
         assert!(out.status.success(), "{line}: {out:?}");
@@ -62,7 +63,7 @@ const NOW: Mono = Mono::from_nanos(5_000_000_000);
 const TODAY: Moment = 1_790_000_000;
 
 fn challenge() -> Challenge {
-    Challenge::new("plant-7", "login", [7; 10], NOW)
+    Challenge::new("plant-7", "login", Role::Technician, [7; 10], NOW)
 }
 
 fn asked(challenge: Challenge, answer: &str, file: &str) -> Result<String, LoginError> {
@@ -115,10 +116,16 @@ fn an_answer_is_good_for_its_code_alone() {
     let file = format!("kim {}", laptop.public());
     let answer = laptop.pasted(&challenge().line());
     for other in [
-        Challenge::new("plant-7", "login", [8; 10], NOW),
-        Challenge::new("plant-8", "login", [7; 10], NOW),
-        Challenge::new("plant-7", "reboot", [7; 10], NOW),
-        Challenge::new("plant-7", "login", [7; 10], NOW + Duration::from_secs(1)),
+        Challenge::new("plant-7", "login", Role::Technician, [8; 10], NOW),
+        Challenge::new("plant-8", "login", Role::Technician, [7; 10], NOW),
+        Challenge::new("plant-7", "reboot", Role::Technician, [7; 10], NOW),
+        Challenge::new(
+            "plant-7",
+            "login",
+            Role::Technician,
+            [7; 10],
+            NOW + Duration::from_secs(1),
+        ),
     ] {
         assert_eq!(asked(other, &answer, &file), Err(LoginError::WrongCode));
     }
@@ -195,13 +202,83 @@ fn a_changed_or_cut_signature_lets_nobody_else_in() {
 
 #[test]
 fn a_gateway_s_name_cannot_bring_a_command_into_the_line() {
-    let c = Challenge::new("a; rm -rf $(x) `y` | z", "login", [0; 10], NOW);
+    let c = Challenge::new(
+        "a; rm -rf $(x) `y` | z",
+        "login",
+        Role::Technician,
+        [0; 10],
+        NOW,
+    );
     assert!(
         c.line()
             .starts_with("echo a__rm_-rf___x___y____z:login:aaaa"),
         "{}",
         c.line()
     );
+}
+
+#[test]
+fn a_key_has_the_roles_of_its_namespaces_and_no_other() {
+    let laptop = Laptop::new();
+    let code = |role| Challenge::new("plant-7", "login", role, [7; 10], NOW);
+    let tried = |role, file: &str| {
+        let answer = laptop.pasted(&code(role).line());
+        asked(code(role), &answer, file)
+    };
+    let key = laptop.public();
+    let kim = Ok("kim".to_owned());
+    for (options, technician, viewer) in [
+        ("", kim.clone(), kim.clone()),
+        (
+            "namespaces=\"holdup-viewer\" ",
+            Err(LoginError::Role),
+            kim.clone(),
+        ),
+        ("namespaces=\"holdup\" ", kim.clone(), Err(LoginError::Role)),
+        (
+            "namespaces=\"holdup,holdup-viewer\" ",
+            kim.clone(),
+            kim.clone(),
+        ),
+        (
+            "namespaces=\"git\" ",
+            Err(LoginError::Unknown),
+            Err(LoginError::Unknown),
+        ),
+    ] {
+        let file = format!("kim {options}{key}\n");
+        assert_eq!(tried(Role::Technician, &file), technician, "{options}");
+        assert_eq!(tried(Role::Viewer, &file), viewer, "{options}");
+    }
+    // A viewer's signature is none of a technician's, whatever the line says.
+    let answer = laptop.pasted(&code(Role::Viewer).line());
+    let file = format!("kim {key}");
+    let who = asked(code(Role::Technician), &answer, &file);
+    assert_eq!(who, Err(LoginError::Namespace));
+}
+
+#[test]
+fn a_signature_for_one_action_does_no_other() {
+    let laptop = Laptop::new();
+    let file = format!("kim {}", laptop.public());
+    let code = |action: &str| Challenge::new("plant-7", action, Role::Technician, [7; 10], NOW);
+    let long = "restore/holdup-plant-7-20261121T031200.000Z-1a2b";
+    for (signed, other) in [
+        ("reset/data", "reset/everything"),
+        ("login", "reset/data"),
+        (long, "restore/holdup-plant-7-20261121T031200.000Z-1a2c"),
+    ] {
+        // Over two rows, as it is pasted where it is long.
+        let answer = laptop.pasted(&code(signed).line());
+        assert_eq!(asked(code(signed), &answer, &file), Ok("kim".to_owned()));
+        assert_eq!(
+            asked(code(other), &answer, &file),
+            Err(LoginError::WrongCode),
+            "{other}"
+        );
+    }
+    let rows = code(long).line();
+    assert!(rows.split("\r\n").all(|r| r.len() < 80), "{rows}");
 }
 
 #[test]
@@ -216,7 +293,7 @@ fn codes_differ_in_every_bit_of_what_is_random() {
         let mut random = [7; 10];
         random[bit / 8] ^= 1 << (bit % 8);
         assert_ne!(
-            Challenge::new("plant-7", "login", random, NOW).code,
+            Challenge::new("plant-7", "login", Role::Technician, random, NOW).code,
             base,
             "bit {bit}"
         );

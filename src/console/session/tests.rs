@@ -1,5 +1,7 @@
 //! Sessions on a gateway that does nothing and remembers everything.
 
+use super::super::editor::WIDTH;
+use super::super::login::Proof;
 use super::*;
 
 /// A gateway that does nothing and remembers everything.
@@ -10,6 +12,37 @@ struct World {
     codes: Vec<String>,
     random: u8,
     refuse: bool,
+    has_passphrase: bool,
+    lab: bool,
+    file: Option<Vec<u8>>,
+}
+
+fn who(name: &str, role: Role, proof: Proof) -> Who {
+    Who {
+        name: name.to_owned(),
+        role,
+        proof,
+    }
+}
+
+#[derive(Debug)]
+struct File(Vec<u8>);
+
+impl Source for File {
+    fn name(&self) -> &str {
+        "receipt.json"
+    }
+
+    fn size(&self) -> u32 {
+        self.0.len() as u32
+    }
+
+    fn read(&mut self, offset: u32, piece: &mut [u8]) -> std::io::Result<usize> {
+        let from = &self.0[offset as usize..];
+        let n = from.len().min(piece.len());
+        piece[..n].copy_from_slice(&from[..n]);
+        Ok(n)
+    }
 }
 
 impl Host for World {
@@ -30,15 +63,48 @@ impl Host for World {
         Ok([self.random; 10])
     }
 
-    fn redeem(&mut self, challenge: Challenge, answer: &str) -> Result<String, String> {
+    fn has_passphrase(&mut self) -> bool {
+        self.has_passphrase
+    }
+
+    fn is_lab(&self) -> bool {
+        self.lab
+    }
+
+    fn redeem(
+        &mut self,
+        challenge: Challenge,
+        answer: &str,
+        purpose: Purpose<'_>,
+    ) -> Result<Who, String> {
         self.codes.push(challenge.line());
+        let what = match purpose {
+            Purpose::LogIn => "login".to_owned(),
+            Purpose::Act(order) => format!("sign {}", order.action()),
+        };
+        let name = if answer.contains("LEE") { "lee" } else { "kim" };
         if answer.contains("GOOD") {
-            self.done.push("login kim".to_owned());
-            Ok("kim".to_owned())
+            self.done.push(format!("{what} {name}"));
+            Ok(who(name, challenge.role(), Proof::Key))
         } else {
-            self.done.push("login refused".to_owned());
+            self.done.push(format!("{what} refused"));
             Err("the signature is not of this code".to_owned())
         }
+    }
+
+    fn passphrase(&mut self, guess: &str, name: &str, purpose: Purpose<'_>) -> Result<Who, String> {
+        let for_act = matches!(purpose, Purpose::Act(_));
+        self.done
+            .push(format!("guess of {name}, for an action: {for_act}"));
+        if guess == "open sesame now" {
+            Ok(who(name, Role::Technician, Proof::Passphrase))
+        } else {
+            Err("that is not the passphrase".to_owned())
+        }
+    }
+
+    fn lab(&mut self) -> Who {
+        who("lab", Role::Technician, Proof::Lab)
     }
 
     fn claim(&mut self, key: &str) -> Result<String, String> {
@@ -47,12 +113,17 @@ impl Host for World {
         Ok("SHA256:abc".to_owned())
     }
 
-    fn begin(&mut self, command: &'static Command, technician: &str) -> Result<(), String> {
+    fn begin(&mut self, order: &Order, secret: &str, technician: &str) -> Result<Begun, String> {
         if self.refuse {
             return Err("the audit log cannot be written".to_owned());
         }
-        self.done.push(format!("{technician}: {}", command.name));
-        Ok(())
+        let line = format!("{technician}: {} {}", order.command.name, order.args);
+        self.done
+            .push(format!("{} {secret}", line.trim()).trim().to_owned());
+        Ok(match (order.command.does, self.file.take()) {
+            (Does::Send, Some(file)) => Begun::Sends(Box::new(File(file))),
+            _ => Begun::Prints,
+        })
     }
 
     fn stop(&mut self) {
@@ -80,10 +151,17 @@ impl Desk {
         let mut out = Vec::new();
         Self {
             world: World::default(),
-            session: Session::new(now, &mut out),
+            session: Session::new(now, false, &mut out),
             now,
             out,
         }
+    }
+
+    fn lab() -> Self {
+        let mut d = Self::new();
+        d.world.lab = true;
+        d.session = Session::new(d.now, true, &mut d.out);
+        d
     }
 
     fn logged_in() -> Self {
@@ -128,6 +206,16 @@ impl Desk {
     }
 }
 
+/// How a command is typed.
+fn typed(c: &Command) -> &'static str {
+    let example = if c.example.is_empty() {
+        c.name
+    } else {
+        c.example
+    };
+    example.split(" (").next().unwrap_or_default()
+}
+
 #[test]
 fn one_screen_is_all_that_is_told_before_login() {
     let mut d = Desk::new();
@@ -144,7 +232,7 @@ fn one_screen_is_all_that_is_told_before_login() {
         .iter()
         .filter(|c| c.needs != Needs::Nobody)
     {
-        d.types(&format!("{}\r", c.name));
+        d.types(&format!("{}\r", typed(c)));
         assert!(d.shown().contains("needs a technician"), "{}", c.name);
     }
     assert_eq!(d.world.done, Vec::<String>::new());
@@ -173,7 +261,12 @@ fn a_code_is_good_for_one_answer() {
     d.types(BAD);
     assert_eq!(d.session.technician(), None);
     assert!(d.shown().contains("Not logged in"));
-    // The right answer to it comes too late: the next one has its own code.
+    // The right answer to it comes too late: nobody waits for it.
+    d.types(GOOD);
+    assert_eq!(d.session.technician(), None);
+    assert_eq!(d.world.codes.len(), 1, "it was looked at once");
+    d.out.clear();
+    // And the next one has its own code.
     d.types("login\r");
     let again = d.shown();
     let code = |text: &str| {
@@ -277,6 +370,12 @@ fn the_list_of_commands_waits_page_by_page_too() {
             c.name
         );
     }
+    d.types("help reset\r");
+    let one = d.shown();
+    assert!(one.contains("for example: reset data"), "{one}");
+    assert!(one.lines().all(|l| l.chars().count() <= 79), "{one}");
+    d.types("help nonsense\r");
+    assert!(d.shown().contains("No such command"));
 }
 
 #[test]
@@ -301,6 +400,221 @@ fn what_is_destructive_wants_the_name_typed_and_can_be_stopped_by_any_key() {
     assert_eq!(d.world.done, Vec::<String>::new());
     d.waits(Duration::from_secs(2));
     assert_eq!(d.world.done, ["kim: reboot"]);
+}
+
+const RESET: &str = "reset data\rplant-7\r";
+
+#[test]
+fn what_erases_wants_the_name_typed_and_a_fresh_signature_of_this_very_action() {
+    let mut d = Desk::logged_in();
+    d.types("reset data\r");
+    let text = d.shown();
+    assert!(
+        text.contains("ERASED for good") && text.contains("is kept"),
+        "{text}"
+    );
+    assert!(!text.contains("ssh-keygen"), "first the name: {text}");
+    d.types("plant-8\r");
+    assert!(d.shown().contains("Nothing was done"));
+    d.types(RESET);
+    let text = d.shown();
+    assert!(
+        text.contains(":reset/data:") && text.contains("ssh-keygen"),
+        "{text}"
+    );
+    assert!(
+        text.split("\r\n").all(|l| l.chars().count() <= 90),
+        "{text}"
+    );
+    d.waits(Duration::from_secs(60));
+    assert_eq!(
+        d.world.done,
+        Vec::<String>::new(),
+        "no countdown before the signature"
+    );
+    d.types(GOOD);
+    d.waits(Duration::from_secs(5));
+    assert_eq!(
+        d.world.done,
+        ["sign reset/data kim"],
+        "the countdown goes on"
+    );
+    d.waits(Duration::from_secs(6));
+    assert_eq!(d.world.done, ["sign reset/data kim", "kim: reset data"]);
+}
+
+#[test]
+fn a_wrong_signature_somebody_elses_and_a_second_use_of_one_erase_nothing() {
+    for answer in [BAD, &GOOD.replace("GOOD", "GOOD LEE")] {
+        let mut d = Desk::logged_in();
+        d.types(RESET);
+        d.types(answer);
+        assert!(d.shown().contains("Nothing was done"), "{answer}");
+        // Once more the right one: it is not waited for.
+        d.types(GOOD);
+        d.waits(Duration::from_secs(30));
+        assert!(
+            !d.world.done.iter().any(|l| l.contains("kim: reset")),
+            "{:?}",
+            d.world.done
+        );
+    }
+    let mut d = Desk::logged_in();
+    d.types(RESET);
+    d.types(GOOD);
+    d.types("x");
+    assert!(d.shown().contains("Stopped. Nothing was done."));
+    d.types(RESET);
+    d.types(GOOD);
+    let codes = &d.world.codes;
+    assert_ne!(codes[codes.len() - 2], codes[codes.len() - 1]);
+}
+
+#[test]
+fn the_end_of_a_paste_does_not_stop_the_countdown() {
+    let mut d = Desk::logged_in();
+    d.types(RESET);
+    d.types(&GOOD.replace('\n', "\r"));
+    d.types("\r\r");
+    d.waits(Duration::from_secs(11));
+    assert!(
+        d.world.done.contains(&"kim: reset data".to_owned()),
+        "{:?}",
+        d.world.done
+    );
+}
+
+#[test]
+fn a_viewer_looks_and_changes_nothing() {
+    let mut d = Desk::new();
+    d.types("\rlogin viewer\r");
+    assert!(d.shown().contains("-n holdup-viewer -f KEY"));
+    d.types(GOOD);
+    assert_eq!(d.session.technician(), Some("kim"));
+    d.world.done.clear();
+    for c in commands::COMMANDS {
+        if matches!(c.needs, Needs::Nobody | Needs::Login) {
+            continue;
+        }
+        d.out.clear();
+        d.types(&format!("{}\r", typed(c)));
+        assert!(d.shown().contains("You may look"), "{}", c.name);
+    }
+    assert_eq!(d.world.done, Vec::<String>::new());
+    d.types("status\r");
+    assert_eq!(d.world.done, ["kim: status"]);
+}
+
+#[test]
+fn a_passphrase_is_not_shown_and_asked_again_for_what_erases() {
+    let mut d = Desk::new();
+    d.world.has_passphrase = true;
+    d.types("\rlogin passphrase\rkim\ropen sesame now\r");
+    let text = d.shown();
+    assert!(!text.contains("sesame"), "{text}");
+    assert_eq!(d.session.technician(), Some("kim"));
+    d.types("\x1b[A\x1b[A");
+    assert!(!d.shown().contains("sesame"), "nor kept");
+    d.types("\x03");
+    d.types(RESET);
+    d.types("wrong guess\r");
+    assert!(d.shown().contains("Nothing was done"));
+    d.types(RESET);
+    d.types("open sesame now\r");
+    d.waits(Duration::from_secs(12));
+    assert_eq!(
+        d.world.done,
+        [
+            "guess of kim, for an action: false",
+            "guess of kim, for an action: true",
+            "guess of kim, for an action: true",
+            "kim: reset data"
+        ]
+    );
+    let mut d = Desk::new();
+    d.types("\rlogin passphrase\r");
+    assert!(d.shown().contains("has no passphrase"));
+}
+
+#[test]
+fn nobody_claims_a_gateway_that_has_a_passphrase_without_it() {
+    let mut d = Desk::new();
+    d.world.unclaimed = true;
+    d.world.has_passphrase = true;
+    d.types("\rclaim\r");
+    assert!(d.shown().contains("has a passphrase"));
+    d.types("ssh-ed25519 AAAA kim\r");
+    assert_eq!(d.world.done, Vec::<String>::new());
+}
+
+#[test]
+fn a_lab_says_so_on_every_screen() {
+    let mut d = Desk::lab();
+    for typed in ["", "\r", "look\r"] {
+        d.types(typed);
+        assert!(d.shown().contains("LAB MODE: ANYBODY"), "{typed}");
+    }
+    d.types("login\r");
+    let text = d.shown();
+    assert!(
+        text.contains("LAB MODE") && text.contains("plant-7 LAB# "),
+        "{text}"
+    );
+    d.types("reset data\rplant-7\r");
+    d.waits(Duration::from_secs(12));
+    assert_eq!(d.world.done, ["lab: reset data"]);
+    d.types("\x03");
+    d.types("logout\r");
+    assert!(d.shown().contains("LAB MODE"));
+    let mut d = Desk::new();
+    d.types("\rlogin\r");
+    assert!(!d.shown().contains("LAB"));
+    assert_eq!(d.session.technician(), None);
+}
+
+#[test]
+fn the_key_of_a_backup_is_asked_for_in_secret_where_no_stick_has_it() {
+    let mut d = Desk::logged_in();
+    d.types("restore b1\rplant-7\rAGE-SECRET-KEY-1XYZ\r");
+    let text = d.shown();
+    assert!(!text.contains("1XYZ"), "{text}");
+    d.types(GOOD);
+    d.waits(Duration::from_secs(12));
+    assert_eq!(
+        d.world.done.last().map(String::as_str),
+        Some("kim: restore b1 AGE-SECRET-KEY-1XYZ")
+    );
+    d.types("\x03");
+    d.types("status\r");
+    assert_eq!(
+        d.world.done.last().map(String::as_str),
+        Some("kim: status"),
+        "it is not kept"
+    );
+}
+
+#[test]
+fn a_file_is_sent_and_the_prompt_comes_back() {
+    let mut d = Desk::logged_in();
+    d.world.file = Some(b"all is well".to_vec());
+    d.types("send receipts/receipt.json\r");
+    d.waits(Duration::from_secs(1));
+    let text = String::from_utf8_lossy(&d.out).into_owned();
+    assert!(text.contains("**\u{18}B00"), "{text:?}");
+    d.types("\x03");
+    d.waits(Duration::from_secs(2));
+    let text = String::from_utf8_lossy(&d.out).into_owned();
+    assert!(
+        text.contains("Given up") && text.ends_with("plant-7# \u{1b}[K"),
+        "{text:?}"
+    );
+    // Nobody receives.
+    d.world.file = Some(b"all is well".to_vec());
+    d.types("send receipts/receipt.json\r");
+    d.waits(Duration::from_secs(90));
+    let text = String::from_utf8_lossy(&d.out).into_owned();
+    assert!(text.contains("Nobody receives"), "{text:?}");
+    assert_eq!(d.session.technician(), Some("kim"));
 }
 
 #[test]
