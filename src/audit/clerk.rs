@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::durable::{CopyOrder, Medium, Target};
 
+use super::aside;
 use super::entry::{Draft, Head};
 use super::error::AuditError;
 use super::file::{self, LogFile};
@@ -102,6 +103,19 @@ impl Scribe {
         if left.damaged > 0 {
             let details = json!({ "lines": left.damaged, "why": "they cannot be read" });
             self.enter(self.own("audit.spool_damaged", details), None);
+        }
+        let spool = self.options.spool.clone();
+        let taken = aside::take_over(&spool, |drafts, damaged| {
+            for draft in drafts {
+                self.enter(draft, None);
+            }
+            if damaged > 0 {
+                let details = json!({ "lines": damaged, "why": "they cannot be read" });
+                self.enter(self.own("audit.spool_damaged", details), None);
+            }
+        });
+        if let Err(e) = taken {
+            log::warn!("entries beside {} are left there: {e}", spool.display());
         }
     }
 

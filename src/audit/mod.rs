@@ -26,6 +26,7 @@
 //! While the gate is closed, the disk full or the file unusable, entries wait in a spool in
 //! `run_dir` and are appended later, in order, with the times that they were made.
 
+mod aside;
 mod clerk;
 mod entry;
 mod error;
@@ -53,6 +54,7 @@ use crate::durable::{CopyOrder, Gate, HotCopy, Medium};
 
 use entry::Draft;
 
+pub use aside::lay_aside;
 pub use entry::{Head, Record};
 pub use error::AuditError;
 pub use read::{Broken, Reader, Verdict};

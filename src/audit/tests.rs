@@ -644,3 +644,36 @@ fn what_cannot_wait_is_counted_and_entered_later() {
     assert_eq!(details(lost.expect("entered"))["entries"], dropped);
     assert_eq!(world.verify().broken, None);
 }
+
+#[test]
+fn what_was_laid_aside_while_nobody_could_write_is_appended_by_the_next_once() {
+    let world = World::new();
+    world.live(1);
+    for n in 0..3 {
+        let entry = ("console.command", "kim", json!({ "n": n }));
+        lay_aside(&world.spool(), &*world.clock, "boot-1", entry).expect("kept");
+    }
+    let aside = world.home.path().join("audit.spool.aside");
+    let mut bytes = fs::read(&aside).expect("read");
+    bytes.extend(b"half a li");
+    fs::write(&aside, bytes).expect("write");
+    for _ in 0..2 {
+        let (audit, clerk) = world.open();
+        assert!(audit.flush(SOON));
+        clerk.stop();
+    }
+    assert!(!aside.exists());
+    let log = Reader::open(&world.path()).expect("open");
+    let all = log.page(1, 100).expect("read");
+    let told: Vec<_> = all
+        .iter()
+        .filter(|r| r.actor == "kim")
+        .map(|r| (r.action.as_str(), r.details.as_str()))
+        .collect();
+    let wanted: Vec<_> = ["{\"n\":0}", "{\"n\":1}", "{\"n\":2}"]
+        .map(|d| ("console.command", d))
+        .into();
+    assert_eq!(told, wanted);
+    let damaged = all.iter().filter(|r| r.action == "audit.spool_damaged");
+    assert_eq!(damaged.count(), 1);
+}

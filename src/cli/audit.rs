@@ -11,6 +11,8 @@ use serde_json::json;
 use crate::audit::{AuditError, Broken, Head, Reader, Record, Verdict};
 use crate::config::{self, Settings};
 
+use super::console_enter;
+
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditVerb {
     /// The entries.
@@ -44,12 +46,23 @@ pub(super) enum AuditVerb {
         #[arg(long)]
         json: bool,
     },
+    /// Enters what a technician did, while no agent runs: the console's own.
+    #[command(hide = true)]
+    Enter {
+        /// Begins with `console.`.
+        action: String,
+        /// The technician.
+        by: String,
+        /// More of it, as JSON.
+        details: String,
+    },
 }
 
 impl AuditVerb {
     pub(super) fn wants_json(&self) -> bool {
         match self {
             Self::Show { json, .. } | Self::Verify { json, .. } | Self::Head { json } => *json,
+            Self::Enter { .. } => false,
         }
     }
 }
@@ -85,8 +98,16 @@ fn parse_head(text: &str) -> Result<Head, String> {
 
 pub(super) fn run(config: &Path, verb: &AuditVerb, out: &mut dyn Write) -> anyhow::Result<u8> {
     let settings = config::load(config)?.settings;
-    let (AuditVerb::Show { json, .. } | AuditVerb::Verify { json, .. } | AuditVerb::Head { json }) =
-        verb;
+    let json = match verb {
+        AuditVerb::Show { json, .. }
+        | AuditVerb::Verify { json, .. }
+        | AuditVerb::Head { json } => json,
+        AuditVerb::Enter {
+            action,
+            by,
+            details,
+        } => return console_enter::by_hand(&settings, action, by, details),
+    };
     if let Some(why) = must_wait(&settings) {
         if *json {
             writeln!(out, "{:#}", json!({ "refused": why }))?;
@@ -125,6 +146,8 @@ pub(super) fn run(config: &Path, verb: &AuditVerb, out: &mut dyn Write) -> anyho
             }
             Ok(0)
         }
+        // It was done above.
+        AuditVerb::Enter { .. } => Ok(0),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::config::{self, Network, Settings, System};
 use crate::durable::{Medium, read_own_if_there};
 
 use super::alone::By;
-use super::console_enter::enter;
+use super::console_enter::Entering;
 use super::{Usage, console_door as door};
 
 const VERSION: u32 = 1;
@@ -84,7 +84,7 @@ pub(super) fn set(path: &Path, args: &SetArgs, out: &mut dyn Write) -> anyhow::R
         Some(&proposed.text),
     )?;
     let details = json!({ "set": args.key, "to": value });
-    note(&settings, args.by.name(), details, out)?;
+    note(path, &settings, args.by.name(), details, out)?;
     writeln!(out, "{what}")?;
     for warning in &proposed.loaded.warnings {
         writeln!(out, "warning  {warning}")?;
@@ -125,7 +125,7 @@ fn network(path: &Path, args: &SetArgs, value: &str, out: &mut dyn Write) -> any
     )?;
     let settings = config::load(path).or_else(|_| config::defaults())?.settings;
     let details = json!({ "set": "network", "to": value, "interface": interface });
-    note(&settings, args.by.name(), details, out)?;
+    note(path, &settings, args.by.name(), details, out)?;
     writeln!(out, "{interface}: {value}")?;
     writeln!(
         out,
@@ -154,7 +154,13 @@ pub(super) fn undo(path: &Path, args: &UndoArgs, out: &mut dyn Write) -> anyhow:
         put(&last.file, last.text.as_deref())?;
         write(path, &former)?;
         let settings = config::load(path).or_else(|_| config::defaults())?.settings;
-        note(&settings, args.by.name(), json!({ "undo": last.what }), out)?;
+        note(
+            path,
+            &settings,
+            args.by.name(),
+            json!({ "undo": last.what }),
+            out,
+        )?;
         writeln!(out, "Taken back: {}", last.what)?;
         let next = if is_ours { "restart" } else { "reboot" };
         writeln!(out, "It counts after `{next}`.")?;
@@ -252,12 +258,15 @@ impl Change {
 }
 
 fn note(
+    config: &Path,
     settings: &Settings,
     by: Option<&str>,
     details: serde_json::Value,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
-    if let Some(warning) = enter(settings, "console.config", &actor(by), details) {
+    if let Some(warning) =
+        Entering::new(config).enter(settings, "console.config", &actor(by), details)
+    {
         write!(out, "{warning}")?;
     }
     Ok(())

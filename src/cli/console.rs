@@ -85,10 +85,11 @@ fn new_passphrase(config_path: &Path) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// The console must answer while the root file system is gone: what it has it keeps.
+/// The console must answer while the root file system is gone: all of its code and what it has now
+/// is read into memory and stays there.
 fn lock_memory() {
     use rustix::mm::{MlockAllFlags, mlockall};
-    if let Err(e) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT) {
+    if let Err(e) = mlockall(MlockAllFlags::CURRENT) {
         log::info!("the console's memory is not locked ({e}): it may wait for a dying card");
     }
 }

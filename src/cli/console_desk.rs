@@ -9,13 +9,13 @@ use std::process::Child;
 use serde_json::{Value, json};
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::Settings;
+use crate::config::{self, Settings};
 use crate::console::login::{Challenge, Proof, Role, Signers, Who};
 use crate::console::{Begun, Does, Host, Order, Purpose, Trouble, look, troubles};
 use crate::recovery::{RecoveryError, fault_of};
 
 use super::console_door::{self as door, Door};
-use super::console_enter::enter;
+use super::console_enter::Entering;
 use super::console_files;
 use super::console_run::{Running, Step};
 use super::status;
@@ -31,6 +31,7 @@ pub(super) struct Desk {
     /// Why the configuration could not be read.
     broken: Option<String>,
     door: Door,
+    entering: Entering,
     running: Option<Running>,
     /// Commands that were stopped and have not ended: they may hang in the kernel.
     left_behind: Vec<Child>,
@@ -43,6 +44,7 @@ impl Desk {
             settings,
             broken,
             door: Door::default(),
+            entering: Entering::new(config),
             running: None,
             left_behind: Vec::new(),
         }
@@ -64,7 +66,22 @@ impl Desk {
             .retain_mut(|c| !matches!(c.try_wait(), Ok(Some(_))));
         let how = self.running.as_mut()?.ended()?;
         self.running = None;
+        // It may have changed the configuration.
+        self.reload();
         Some(how)
+    }
+
+    /// What counts now. Who is let in without proof is settled when the console starts.
+    fn reload(&mut self) {
+        match config::load(&self.config) {
+            Ok(loaded) => {
+                let lab = self.settings.console.lab;
+                self.settings = loaded.settings;
+                self.settings.console.lab = lab;
+                self.broken = None;
+            }
+            Err(e) => self.broken = Some(e.to_string()),
+        }
     }
 
     fn status(&self) -> Result<crate::agent::Status, String> {
@@ -74,12 +91,12 @@ impl Desk {
         }
     }
 
-    fn enter(&self, action: &str, by: &str, details: Value) -> Option<String> {
-        enter(&self.settings, action, by, details)
+    fn enter(&mut self, action: &str, by: &str, details: Value) -> Option<String> {
+        self.entering.enter(&self.settings, action, by, details)
     }
 
     /// Enters that somebody is let in, or signed for something.
-    fn let_in(&self, name: &str, purpose: Purpose<'_>, details: &mut Value) {
+    fn let_in(&mut self, name: &str, purpose: Purpose<'_>, details: &mut Value) {
         let action = match purpose {
             Purpose::LogIn => "console.login",
             Purpose::Act(order) => {
@@ -90,7 +107,7 @@ impl Desk {
         self.enter(action, name, details.take());
     }
 
-    fn refused(&self, name: &str, purpose: Purpose<'_>, why: &str) {
+    fn refused(&mut self, name: &str, purpose: Purpose<'_>, why: &str) {
         let mut details = json!({ "why": why });
         if let Purpose::Act(order) = purpose {
             details["for"] = order.action().into();
@@ -254,6 +271,7 @@ impl Host for Desk {
     }
 
     fn look(&mut self) -> Vec<String> {
+        self.reload();
         let status = self.status();
         let told = match &status {
             Ok(s) => Ok(s),

@@ -254,6 +254,8 @@ impl Transfer {
                     } else {
                         Sent::Cancelled
                     });
+                    // The receiver waits for the last word.
+                    self.flush(out);
                 }
                 Action::Event(Event::Aborted) => self.end = Some(Sent::Cancelled),
                 Action::WriteFile(_) | Action::Event(_) | Action::Idle | _ => break,

@@ -20,6 +20,20 @@ struct Laptop {
     console: Child,
 }
 
+/// The laptop's end of a line, and the name of the other.
+fn cable() -> (File, String) {
+    let main: OwnedFd =
+        openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a pty");
+    grantpt(&main)
+        .and_then(|()| unlockpt(&main))
+        .expect("unlocked");
+    let name = ptsname(&main, Vec::new()).expect("its name");
+    let name = name.into_string().expect("text");
+    let flags = fcntl_getfl(&main).expect("flags");
+    fcntl_setfl(&main, flags | OFlags::NONBLOCK).expect("set");
+    (File::from(main), name)
+}
+
 impl Laptop {
     fn new(home: &Home) -> Self {
         let key = home.path("id_ed25519");
@@ -31,15 +45,7 @@ impl Laptop {
                 .expect("ssh-keygen; tests/install installs it");
             assert!(made.success());
         }
-        let main: OwnedFd =
-            openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a pty");
-        grantpt(&main)
-            .and_then(|()| unlockpt(&main))
-            .expect("unlocked");
-        let name = ptsname(&main, Vec::new()).expect("its name");
-        let name = name.into_string().expect("text");
-        let flags = fcntl_getfl(&main).expect("flags");
-        fcntl_setfl(&main, flags | OFlags::NONBLOCK).expect("set");
+        let (main, name) = cable();
         let console = Command::new(env!("CARGO_BIN_EXE_holdup"))
             .arg("--config")
             .arg(home.config())
@@ -50,7 +56,7 @@ impl Laptop {
             .spawn()
             .expect("the console");
         let mut laptop = Self {
-            line: File::from(main),
+            line: main,
             seen: String::new(),
             key,
             console,
@@ -603,4 +609,106 @@ fn a_lab_is_said_and_nobody_is_asked_for_anything() {
     laptop.types("login\r");
     laptop.sees("host-test LAB# ");
     assert_eq!(audited(&home)[0].1, "lab");
+}
+
+#[test]
+fn what_is_done_while_nobody_can_write_is_in_the_audit_log_afterwards() {
+    let home = home();
+    let agent = home.serving();
+    let mut laptop = logged_in(&home);
+    agent.kill();
+    // The data partition is gone: nothing can be made where it was mounted.
+    rustix::fs::rename(home.data(""), home.path("elsewhere")).expect("moved");
+    home.write("data", b"no directory");
+    let text = laptop.runs("log");
+    // However the row was broken.
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("it waits until the agent runs"), "{text}");
+    let text = laptop.runs("look");
+    assert!(text.contains("IT DOES NOT ANSWER"), "{text}");
+    std::fs::remove_file(home.path("data")).expect("removed");
+    rustix::fs::rename(home.path("elsewhere"), home.data("")).expect("moved");
+    let _agent = home.serving();
+    let entries = poll("the entry", || {
+        let entries = audited(&home);
+        entries
+            .last()
+            .is_some_and(|e| e.2.contains("\"log\""))
+            .then_some(entries)
+    });
+    let last = entries.last().expect("entries");
+    assert_eq!(
+        (last.0.as_str(), last.1.as_str()),
+        ("console.command", "kim@laptop")
+    );
+}
+
+#[test]
+fn the_consoles_code_is_in_memory_before_it_is_needed() {
+    let home = home();
+    let laptop = Laptop::new(&home);
+    let maps = std::fs::read_to_string(format!("/proc/{}/smaps", laptop.console.id()));
+    let maps = maps.expect("smaps");
+    let mut rows = maps
+        .lines()
+        .skip_while(|l| !(l.contains(" r-xp ") && l.contains("holdup")));
+    let kib = |row: &str| -> u64 {
+        let number = row.split_ascii_whitespace().nth(1).expect("a number");
+        number.parse().expect("KiB")
+    };
+    let size = kib(rows.find(|l| l.starts_with("Size:")).expect("size"));
+    let here = kib(rows.find(|l| l.starts_with("Rss:")).expect("rss"));
+    let locked = kib(rows.find(|l| l.starts_with("Locked:")).expect("locked"));
+    if locked == 0 {
+        eprintln!("SKIPPED: this user may not lock memory");
+        return;
+    }
+    assert_eq!((here, size > 1000), (size, true), "all of the code");
+}
+
+#[test]
+fn a_cable_that_is_plugged_in_again_is_served_again() {
+    let home = home();
+    let port = home.path("holdup-console");
+    let config = std::fs::read_to_string(home.config()).expect("config");
+    let config = format!("{config}port = {:?}\n", port.display().to_string());
+    home.write("holdup.toml", config.as_bytes());
+    let console = Command::new(env!("CARGO_BIN_EXE_holdup"))
+        .arg("--config")
+        .arg(home.config())
+        .arg("console")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(home.path("console.log")).expect("log"))
+        .spawn()
+        .expect("the console");
+    let mut laptop = Laptop {
+        line: File::open("/dev/null").expect("null"),
+        seen: String::new(),
+        key: home.path("id_ed25519"),
+        console,
+    };
+    for _ in 0..2 {
+        // As udev does: the name comes and goes with the cable.
+        let (line, name) = cable();
+        std::os::unix::fs::symlink(&name, &port).expect("linked");
+        laptop.line = line;
+        laptop.seen.clear();
+        laptop.sees("Please press Enter to activate this console.");
+        laptop.types("\r");
+        laptop.sees("host-test> ");
+        std::fs::remove_file(&port).expect("removed");
+    }
+}
+
+#[test]
+fn a_new_name_of_the_gateway_is_the_one_that_must_be_typed() {
+    let home = home();
+    let _agent = home.serving();
+    let mut laptop = logged_in(&home);
+    laptop.types("config set gateway.id plant-8\r");
+    laptop.sees("gateway.id = plant-8");
+    laptop.sees("plant-8# ");
+    laptop.types("reboot\r");
+    laptop.sees("type the gateway's name: plant-8");
 }
