@@ -511,32 +511,29 @@ fn settings_are_changed_and_taken_back_and_a_broken_value_is_refused() {
     let mut laptop = logged_in(&home);
     let text = laptop.runs("config set power.holdup_ms soon");
     assert!(text.contains("a whole number from"), "{text}");
-    let text = laptop.runs("config set gateway.id plant-8");
+    let text = laptop.runs("config set power.holdup_ms 6000");
     assert!(
-        text.contains("gateway.id = plant-8") && text.contains("restart"),
+        text.contains("power.holdup_ms = 6000") && text.contains("restart"),
         "{text}"
     );
-    let text = laptop.runs("config set power.holdup_ms 6000");
-    assert!(text.contains("power.holdup_ms = 6000"), "{text}");
+    laptop.types("config set gateway.id plant-8\r");
+    laptop.sees("gateway.id = plant-8");
+    laptop.sees("plant-8# ");
     let loaded = holdup::config::load(&home.config()).expect("loads");
     assert_eq!(loaded.settings.gateway.id, "plant-8");
-    assert_eq!(
-        loaded.settings.power.holdup.map(|h| h.as_millis()),
-        Some(6000)
-    );
+    let holdup = |s: &holdup::config::Settings| s.power.holdup.map(|h| h.as_millis());
+    assert_eq!(holdup(&loaded.settings), Some(6000));
+    laptop.types("config undo\r");
+    laptop.sees("Taken back: gateway.id = plant-8");
+    laptop.sees("host-test# ");
     let text = laptop.runs("config undo");
     assert!(
         text.contains("Taken back: power.holdup_ms = 6000"),
         "{text}"
     );
-    let text = laptop.runs("config undo");
-    assert!(text.contains("Taken back: gateway.id = plant-8"), "{text}");
     let loaded = holdup::config::load(&home.config()).expect("loads");
     assert_eq!(loaded.settings.gateway.id, "host-test");
-    assert_eq!(
-        loaded.settings.power.holdup.map(|h| h.as_millis()),
-        Some(5000)
-    );
+    assert_eq!(holdup(&loaded.settings), Some(5000));
     let text = laptop.runs("config undo");
     assert!(text.contains("no change to take back"), "{text}");
     let changes = audited(&home)

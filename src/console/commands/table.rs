@@ -46,9 +46,9 @@ pub const COMMANDS: &[Command] = &[
         Does::Databases(&["recover", "{database}", "--technician", "{technician}"]),
         "check and repair the databases; evidence is kept", ""),
     row("data set-aside", "",
-        Needs::Name("The agent is stopped. A file in the store's place that is no database goes to the \
-                     evidence. Nothing is erased. What the write-ahead log and the newest snapshot hold is \
-                     put back; else the gateway begins with an empty store."),
+        Needs::Name("The agent is stopped. A file in the store's place that is no database goes\r\n\
+                     to the evidence. Nothing is erased. What the write-ahead log and the newest\r\n\
+                     snapshot hold is put back; else the gateway begins with an empty store."),
         Does::Store(&["recover", "{database}", "--set-aside", "--technician", "{technician}"]),
         "when something else stands in the store's place", ""),
     row("backup", "", Needs::Login, Does::Verb(&["backup", "list"]), "the backups there are", ""),
@@ -59,8 +59,8 @@ pub const COMMANDS: &[Command] = &[
     row("backup create", "", Needs::Technician, Does::Verb(&["backup", "create"]), "make a verified backup now", ""),
     row("backup verify", "", Needs::Technician, Does::Verb(&["backup", "verify", "all"]), "is each backup still what it was", ""),
     row("restore", "BACKUP [STICK]",
-        Needs::Signature("Databases and files of the backup take the place of the present ones. What they \
-                          replace is kept beside them. Readings since that backup are not in it."),
+        Needs::Signature("Databases and files of the backup take the place of the present ones. What\r\n\
+                          they replace is kept beside them. Readings since that backup are not in it."),
         Does::Restore, "restore a backup; the key is on STICK, or asked for", "restore holdup-plant-7-20261121T031200.000Z-1a2b HOLDUP1"),
     row("audit", "", Needs::Login, Does::Verb(&["audit", "show"]), "what was done here, by whom", ""),
     row("audit verify", "", Needs::Login, Does::Verb(&["audit", "verify"]), "is that log whole", ""),
@@ -80,9 +80,11 @@ pub const COMMANDS: &[Command] = &[
     row("reboot", "", Needs::Name("The machine starts anew. Nothing is erased. It serves again after a minute."),
         Does::Program(&["systemctl", "reboot"]), "start the machine anew", ""),
     row("reset", "LEVEL",
-        Needs::Signature("ERASED for good. Level data: readings, queue, local snapshots. Level settings: also \
-                          configuration, network, tokens. Level everything: also technicians' keys and the \
-                          gateway's identity, for disposal. The audit log is kept. A backup comes first."),
+        Needs::Signature("ERASED for good, by level:\r\n\
+                          data        readings, queue, local snapshots\r\n\
+                          settings    also configuration, network, tokens\r\n\
+                          everything  also technicians' keys and the identity, for disposal\r\n\
+                          The audit log is kept. A verified backup comes first."),
         Does::Verb(&["reset", "--level", "{1}", "--yes-erase", "{gateway}"]),
         "factory reset; LEVEL is data, settings or everything", "reset data"),
     row("logout", "", Needs::Nobody, Does::Logout, "end the session", ""),

@@ -58,6 +58,10 @@ fn every_command_fits_a_row_and_is_explained() {
             more.len() >= 4 && more.iter().all(|r| r.ends_with('\n')),
             "{more:?}"
         );
+        if let Needs::Yes(what) | Needs::Name(what) | Needs::Signature(what) = c.needs {
+            let long = what.split("\r\n").find(|r| r.chars().count() >= 80);
+            assert_eq!(long, None, "{}", c.name);
+        }
         let typed = if c.example.is_empty() {
             c.name
         } else {
@@ -90,7 +94,9 @@ fn what_erases_wants_a_signature_and_what_only_reads_is_a_viewers() {
     for c in COMMANDS {
         let erases = ["restore", "reset"].contains(&c.name);
         assert_eq!(matches!(c.needs, Needs::Signature(_)), erases, "{}", c.name);
-        if let Does::Program(_) | Does::Restore | Does::Databases(_) | Does::Send = c.does {
+        if let Does::Program(_) | Does::Restore | Does::Databases(_) | Does::Store(_) | Does::Send =
+            c.does
+        {
             assert!(
                 !matches!(c.needs, Needs::Nobody | Needs::Login),
                 "{}",

@@ -20,7 +20,9 @@ impl Session {
         host: &mut dyn Host,
         out: &mut dyn Terminal,
     ) {
-        say_plainly("", what, out);
+        // Its rows fit: a test looks at each.
+        out.say(what);
+        out.say("\r\n");
         if let Needs::Yes(_) = order.command.needs {
             self.state = State::Yes(order);
             return self.editor.begin("[y/N] ", out);
