@@ -225,7 +225,7 @@ impl Walk<'_> {
                 let address = name_of(d);
                 Some(address.split_once(':')?.0.to_owned())
             }),
-            Kind::Nvme => device.as_deref().map(name_of),
+            Kind::Nvme => device.as_deref().and_then(|d| controller(tree, d)),
             Kind::Virtual | Kind::Scsi | Kind::Memory | Kind::Other => None,
         };
         Ok(Disk {
@@ -241,6 +241,20 @@ impl Walk<'_> {
             host,
         })
     }
+}
+
+/// The controller of an NVMe disk. With multipath (the kernel's default) `device` is the subsystem,
+/// and its controllers, most often one, are links in it.
+fn controller(tree: &Tree, device: &Path) -> Option<String> {
+    let name = name_of(device);
+    if !name.starts_with("nvme-subsys") {
+        return Some(name);
+    }
+    let is_one = |n: &String| {
+        let number = n.strip_prefix("nvme").unwrap_or_default();
+        !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
+    };
+    tree.names(device).into_iter().find(is_one)
 }
 
 fn kind_of(tree: &Tree, node: &Path, name: &str) -> Kind {

@@ -227,6 +227,26 @@ fn an_nvme_disk_is_judged_by_its_log_and_unknown_without_one() {
 }
 
 #[test]
+fn an_nvme_disk_under_multipath_is_asked_through_its_controller() {
+    let world = World::new();
+    let subsys = "sys/devices/virtual/nvme-subsystem/nvme-subsys0";
+    let disk = format!("{subsys}/nvme0n1");
+    let ctrl = "sys/devices/pci0000:00/0000:00:03.0/nvme/nvme3";
+    world
+        .put(&format!("{subsys}/model"), "QEMU NVMe Ctrl\n")
+        .put(&format!("{subsys}/serial"), "worn-1\n")
+        .put(&format!("{ctrl}/state"), "live\n")
+        .put(&format!("{disk}/size"), "262144\n")
+        .put(&format!("{disk}/nvme0n1p1/partition"), "1\n")
+        .link(&format!("{subsys}/nvme3"), ctrl)
+        .link(&format!("{disk}/device"), subsys)
+        .link("sys/dev/block/259:1", &format!("{disk}/nvme0n1p1"))
+        .mounts("29 1 259:1 / / rw - ext4 /dev/nvme0n1p1 rw\n");
+    world.put("dev/nvme3.smart", nvme::tests::page(3));
+    assert_eq!(world.look().judgement.verdict, Verdict::Good);
+}
+
+#[test]
 fn read_errors_accuse_the_card_unless_the_supply_sagged_or_the_host_stumbled() {
     let error = "I/O error, dev mmcblk0, sector 2048 op 0x0:(READ) flags 0x80700";
     for (other, verdict, first) in [

@@ -246,6 +246,14 @@ impl Machine {
         );
     }
 
+    /// Changes a property of one of the machine's devices.
+    pub(crate) fn set_property(&self, device: &str, property: &str, value: Value) {
+        self.qmp.execute(
+            "qom-set",
+            json!({ "path": format!("/machine/peripheral/{device}"), "property": property, "value": value }),
+        );
+    }
+
     /// Whether the guest has switched itself off; only for machines booted with `-no-shutdown`,
     /// whose chips can still be looked at then.
     pub(crate) fn has_switched_itself_off(&self) -> bool {

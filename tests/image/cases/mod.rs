@@ -7,6 +7,7 @@ mod faults;
 mod foreign;
 mod kernels;
 mod measure;
+mod media;
 mod outage;
 mod recovery;
 mod soak;
