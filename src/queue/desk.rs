@@ -104,6 +104,26 @@ impl QueueDesk {
         stats.state = QueueState::Failed(why.into());
     }
 
+    /// The thread has ended, and another is to come, over another queue.
+    pub fn reopen(&self, enabled: bool) {
+        let mut slots = self.inner.slots();
+        (slots.ended, slots.stop, slots.order) = (false, false, None);
+        if slots.done < slots.next_ticket {
+            slots.done = slots.next_ticket;
+            slots.report = Some(Err(OrderError::Failed));
+        }
+        drop(slots);
+        self.inner.frames.store(0, SeqCst);
+        *self.inner.stats() = QueueStats {
+            state: if enabled {
+                QueueState::Starting
+            } else {
+                QueueState::Off
+            },
+            ..QueueStats::default()
+        };
+    }
+
     /// The store has committed readings. Does not block, and wakes nobody twice.
     pub fn ring(&self) {
         if !self.inner.rung.swap(true, SeqCst) {

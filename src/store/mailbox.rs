@@ -16,7 +16,7 @@ use crate::durable::{CopyOrder, HotCopy};
 
 use super::retraction::{Retract, RetractError};
 use super::rows::Chunk;
-use super::stats::{Stats, StoreStats};
+use super::stats::{Stats, StoreState, StoreStats};
 
 /// How far a checkpoint goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -213,6 +213,27 @@ impl Mailbox {
 
     pub(super) fn stats(&self) -> StoreStats {
         self.stats.snapshot(self.bytes.load(SeqCst))
+    }
+
+    /// For the next writer: nothing is left of what was said to the last one but its tickets, and
+    /// the readings that came since.
+    pub(super) fn reopen(&self) {
+        let mut slots = self.lock();
+        let slots = &mut *slots;
+        slots.ended = None;
+        slots.stop = false;
+        slots.open = false;
+        slots.order = None;
+        let answered = slots.done.map_or(0, |(upto, _)| upto);
+        if answered < slots.next_ticket {
+            slots.done = Some((slots.next_ticket, Err(OrderError::Failed)));
+        }
+        slots.above = None;
+        slots.delivered_upto = None;
+        slots.undelivered = false;
+        slots.last_commit = CommitReport::default();
+        self.stats.set_state(&StoreState::Starting);
+        self.stats.wal_frames.store(0, SeqCst);
     }
 }
 

@@ -86,6 +86,12 @@ impl Desk {
         self.mailbox.stats.set_state(&StoreState::DiskFull);
     }
 
+    /// The writer has stopped, and another is to come: readings wait again. What was said of the
+    /// store before is of another one.
+    pub fn reopen(&self) {
+        self.mailbox.reopen();
+    }
+
     /// Where connections hand over readings.
     pub fn intake(&self) -> Intake {
         Intake {
@@ -99,6 +105,27 @@ impl Desk {
             mailbox: Arc::clone(&self.mailbox),
         }
     }
+}
+
+/// Makes an empty store at `path`, with everything in the database file, and closes it; one that is
+/// there is adopted. Its epoch.
+///
+/// # Errors
+/// As [`open`]; the tables cannot be made.
+pub fn found(
+    path: &std::path::Path,
+    medium: &Medium,
+    gate: &Gate,
+    clock: &dyn Clock,
+    index: bool,
+) -> Result<u64, StoreError> {
+    let (mut conn, _pass) = open(path, medium, gate, clock.wall())?;
+    let book = schema::prepare(&mut conn, path, index, retention::day(clock), false)?;
+    let failed = |e| StoreError::sqlite(path, "close", e);
+    conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        .map_err(failed)?;
+    conn.close().map_err(|(_, e)| failed(e))?;
+    Ok(book.epoch)
 }
 
 /// What a store is made of.
