@@ -22,4 +22,5 @@ pub mod media;
 pub mod power;
 pub mod queue;
 pub mod recovery;
+pub mod reset;
 pub mod store;

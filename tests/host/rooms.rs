@@ -27,6 +27,12 @@ const MAY: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "reset",
+        &[
+            "recovery", "queue", "store", "audit", "durable", "clock", "config",
+        ],
+    ),
+    (
         "drill",
         &[
             "backup", "recovery", "queue", "store", "audit", "durable", "clock", "config",
@@ -35,8 +41,8 @@ const MAY: &[(&str, &[&str])] = &[
     (
         "agent",
         &[
-            "board", "power", "guard", "store", "queue", "recovery", "backup", "drill", "ingest",
-            "hooks", "audit", "durable", "clock", "config", "media",
+            "board", "power", "guard", "store", "queue", "recovery", "backup", "reset", "drill",
+            "ingest", "hooks", "audit", "durable", "clock", "config", "media",
         ],
     ),
     ("console", &["agent", "guard", "clock"]),
@@ -52,7 +58,7 @@ const MAY: &[(&str, &[&str])] = &[
         "cli",
         &[
             "agent", "audit", "backup", "board", "console", "doctor", "demo", "drill", "guard",
-            "recovery", "ingest", "queue", "store", "config", "clock", "durable", "media",
+            "recovery", "reset", "ingest", "queue", "store", "config", "clock", "durable", "media",
         ],
     ),
     ("main", &["cli"]),
