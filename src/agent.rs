@@ -19,8 +19,10 @@ mod media;
 mod opener;
 mod outages;
 mod queue;
+mod quiet;
 mod recovered;
 mod reporter;
+mod reset;
 mod retracting;
 mod room;
 mod snapshot;
@@ -31,7 +33,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -51,9 +53,10 @@ use crate::guard::{
 };
 use crate::hooks::Hooks;
 use crate::ingest::{self, IngestError, IngestOptions, PowerNews};
-use crate::queue::{Queue, QueueDesk};
+use crate::queue::QueueDesk;
 use crate::recovery::RecoveryError;
-use crate::store::{Desk, Intake, Store, StoreError};
+use crate::reset::ResetError;
+use crate::store::{Desk, Intake, StoreError};
 
 use audit::Diary;
 use background::Background;
@@ -62,9 +65,11 @@ use costs::{CostsKeeper, Governor, guarded, lock};
 use damage::Known;
 use holdup_history::HoldupHistory;
 use lines::{BoardLamps, BoardLines, LinesSeen};
-use opener::{Opener, Told};
+use opener::{Opened, Opener, Told};
+use quiet::Quiet;
 use recovered::{Recovered, Recoverer, Recoveries};
 use reporter::{Pauses, Reporter};
+use reset::{ResetDesk, Resets};
 use room::with_room;
 use snapshot::{Means, SnapshotsSeen};
 use status::StatusSource;
@@ -80,6 +85,7 @@ pub use holdup_history::{History, HistoryEntry, HistoryError, read_history};
 pub use media::MediaStatus;
 pub use queue::QueueStatus;
 pub use recovered::{known_of, known_tables};
+pub use reset::{ResetAsk, WITHOUT_BACKUP, last_backup};
 pub use retracting::{Retracting, RetractingError, store_is_sound};
 pub use snapshot::{NewestSnapshot, SnapshotStatus};
 pub use status::{Database, Gpio, Status};
@@ -147,6 +153,9 @@ pub enum AgentError {
          restore --resume` as root"
     )]
     Restore(#[from] RestoreError),
+    /// A factory reset that was interrupted.
+    #[error("a factory reset that was interrupted cannot be ended yet")]
+    Reset(#[from] ResetError),
     /// A database turned out to be damaged while it served.
     #[error("{} is damaged: the next start recovers it before it serves again", .0.display())]
     Suspect(PathBuf),
@@ -189,6 +198,7 @@ impl AgentError {
             | Self::Store(_)
             | Self::Recovery(_)
             | Self::Restore(_)
+            | Self::Reset(_)
             | Self::Suspect(_)
             | Self::Ingest(_)
             | Self::Audit(_)
@@ -242,9 +252,9 @@ struct Agent {
     gate: Arc<Gate>,
     medium: Arc<Medium>,
     guard: Guard,
-    opened: mpsc::Receiver<Result<Store, AgentError>>,
-    queue: mpsc::Receiver<Option<Queue>>,
+    opened: Arc<Mutex<Opened>>,
     stop_recovery: Arc<AtomicBool>,
+    resets: Arc<Resets>,
     reporter: Reporter,
     snapshots: Background,
     backups: Background,
@@ -357,7 +367,22 @@ impl Agent {
             backups: backups.clone(),
             drills: drill::Drills::default(),
             media: media::MediaDesk::default(),
+            resets: OnceLock::new(),
         });
+        let stop_recovery = Arc::new(AtomicBool::new(false));
+        let quiet = Quiet::default();
+        let resets = Arc::new(Resets {
+            desk: ResetDesk::default(),
+            quiet: quiet.clone(),
+            config: loaded.files.clone(),
+            gate: Arc::clone(&gate),
+            medium: Arc::clone(&medium),
+            clock: Arc::clone(&clock),
+            reserve: Arc::clone(&reserve),
+            stop: Arc::clone(&stop_recovery),
+            snapshots: Arc::clone(&snapshots),
+        });
+        source.resets.get_or_init(|| Arc::clone(&resets));
         let (news, told) = watch::channel(PowerNews::default());
         let (pauses, pause) = Pauses::new(Arc::clone(&shared), desk.orders(), news.clone());
         let governor = Arc::new(Governor {
@@ -448,9 +473,9 @@ impl Agent {
             audit: source.diary.audit(),
             desk: backups,
             known: known.clone(),
+            quiet: quiet.clone(),
         })?;
         let media = media::start(Arc::clone(&source), Arc::clone(&hooks), Arc::clone(&gate))?;
-        let stop_recovery = Arc::new(AtomicBool::new(false));
         let recoverer = Recoverer::new(
             Arc::clone(&medium),
             Arc::clone(&gate),
@@ -470,8 +495,11 @@ impl Agent {
             clock: Arc::clone(&clock),
             seen: snapshots,
             known: known.clone(),
+            quiet,
         })?;
         let opener = Opener {
+            audit: source.diary.audit(),
+            resets: Arc::clone(&resets),
             reserve,
             settings,
             medium: Arc::clone(&medium),
@@ -484,12 +512,10 @@ impl Agent {
             recoverer,
             known,
         };
-        let (store, opened) = mpsc::channel();
-        let (tell, queue) = mpsc::channel();
-        let told = Told { store, queue: tell };
+        let (told, opened) = Told::new();
         std::thread::Builder::new()
             .name("holdup-open".into())
-            .spawn(move || opener.open(&told))
+            .spawn(move || opener.serve(&told))
             .map_err(AgentError::Guard)?;
         if let Err(e) = lock_memory() {
             log::info!("memory is not locked: {e}");
@@ -501,8 +527,8 @@ impl Agent {
             medium,
             guard,
             opened,
-            queue,
             stop_recovery,
+            resets,
             snapshots,
             reporter,
             backups,
@@ -543,10 +569,12 @@ impl Agent {
     fn end(self) -> Result<(), AgentError> {
         self.guard.join();
         self.stop_recovery.store(true, Ordering::Relaxed);
+        self.resets.desk.end();
         self.snapshots.end();
         drop(self.gauge);
         self.runtime.shutdown_background();
-        let opened = self.opened.recv_timeout(OPENER);
+        let both = lock(&self.opened);
+        let opened = both.store.recv_timeout(OPENER);
         self.reporter.end();
         self.backups.end();
         self.media.end();
@@ -564,7 +592,7 @@ impl Agent {
         }
         match opened {
             Ok(Ok(opened)) => {
-                match self.queue.recv_timeout(OPENER) {
+                match both.queue.recv_timeout(OPENER) {
                     // It tells the store how far it has come.
                     Ok(queue) => drop(queue),
                     Err(mpsc::RecvTimeoutError::Timeout) => {

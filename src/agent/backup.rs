@@ -33,6 +33,7 @@ use super::background::Background;
 use super::control::ControlAnswer;
 use super::costs::lock;
 use super::damage::Known;
+use super::quiet::Quiet;
 use super::{AgentError, explain};
 
 /// How often it looks at power.
@@ -246,6 +247,7 @@ pub(super) struct BackupMeans {
     pub(super) audit: Audit,
     pub(super) desk: BackupDesk,
     pub(super) known: Known,
+    pub(super) quiet: Quiet,
 }
 
 /// Starts the thread.
@@ -421,6 +423,14 @@ impl Worker {
         if self.stop.load(Ordering::SeqCst) {
             return false;
         }
+        let Some(_busy) = self.means.quiet.enter() else {
+            if let Some(answers) = answers {
+                let why = "the gateway is being reset: ask again later".to_owned();
+                // Who asked may have gone.
+                answers.send(ControlAnswer::Refused(why)).ok();
+            }
+            return false;
+        };
         {
             let mut slots = lock(&self.means.desk.0);
             slots.running = true;
@@ -499,6 +509,7 @@ impl Worker {
             audit,
             desk,
             known: _,
+            quiet: _,
         } = &self.means;
         let say = |step: &str| {
             lock(&desk.0).status.step = Some(step.to_owned());

@@ -21,10 +21,12 @@ use tokio::sync::Mutex;
 use crate::guard::{Answer, Ended, LastOutage, Request};
 use crate::ingest;
 use crate::power::{LineHealth, Measuring, State};
+use crate::reset::Signed;
 use crate::store::{Found, Span, StoreState, check_actor};
 
 use super::AgentError;
 use super::backup::BackupReport;
+use super::reset::{self, ResetAsk};
 use super::retracting::{NOT_AUDITED, Retracting};
 use super::status::StatusSource;
 
@@ -69,6 +71,8 @@ pub enum ControlRequest {
         /// More of it.
         details: Value,
     },
+    /// Erase, as a factory reset does.
+    Reset(ResetAsk),
     /// Take a retraction back.
     Unretract {
         /// Its number.
@@ -100,6 +104,8 @@ pub enum ControlAnswer {
     Failed(String),
     /// The number of the retraction that was made or taken back.
     Retracted(i64),
+    /// What was asked is erased, and this is the receipt.
+    Reset(Box<Signed>),
     /// It is entered; `true`: durable, `false`: it waits until it can be.
     Entered(bool),
 }
@@ -203,7 +209,7 @@ pub(super) async fn serve(listener: UnixListener, source: Arc<StatusSource>) {
     }
 }
 
-async fn talk(stream: UnixStream, source: &StatusSource, turn: &Mutex<()>) -> io::Result<()> {
+async fn talk(stream: UnixStream, source: &Arc<StatusSource>, turn: &Mutex<()>) -> io::Result<()> {
     let actor = stream
         .peer_cred()
         .map_or_else(|_| "unknown".to_owned(), |c| format!("uid:{}", c.uid()));
@@ -263,6 +269,7 @@ async fn talk(stream: UnixStream, source: &StatusSource, turn: &Mutex<()>) -> io
                     let case = Retracting::mark(span, found, reason, by.unwrap_or(actor));
                     retract(&mut write, source, case).await
                 }
+                ControlRequest::Reset(ask) => reset(&mut write, source, ask, actor).await,
                 ControlRequest::Unretract { seq, reason, by } => {
                     let case = Retracting::undo(seq, reason, by.unwrap_or(actor));
                     retract(&mut write, source, case).await
@@ -300,6 +307,39 @@ async fn back_up(write: &mut Writer, source: &StatusSource, actor: String) -> io
         say(write, &answer).await?;
     }
     Ok(())
+}
+
+async fn reset(
+    write: &mut Writer,
+    source: &Arc<StatusSource>,
+    ask: ResetAsk,
+    actor: String,
+) -> io::Result<()> {
+    if let Some(by) = &ask.by
+        && let Err(why) = check_actor(by)
+    {
+        return say(write, &ControlAnswer::Refused(why.to_string())).await;
+    }
+    if !is_calm(source) {
+        return say(write, &ControlAnswer::Refused(why_not(source))).await;
+    }
+    let (answers, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let source = Arc::clone(source);
+    let work = tokio::task::spawn_blocking(move || {
+        let actor = ask.by.clone().unwrap_or(actor);
+        let end = reset::carry_out(&source, &ask, &actor, &answers);
+        // Who asked may have gone.
+        answers.send(end).ok();
+    });
+    // A client that went away leaves the reset to its end, and its turn taken.
+    let mut heard = Ok(());
+    while let Some(answer) = told.recv().await {
+        if heard.is_ok() {
+            heard = say(write, &answer).await;
+        }
+    }
+    work.await.map_err(io::Error::other)?;
+    heard
 }
 
 type Writer = tokio::net::unix::OwnedWriteHalf;

@@ -84,6 +84,11 @@ impl Known {
         }
     }
 
+    /// `database` is another one now.
+    pub(super) fn forget(&self, database: &Path) {
+        lock(&self.0).databases.remove(database);
+    }
+
     /// What was found of `database`.
     pub(super) fn of(&self, database: &Path) -> Option<String> {
         lock(&self.0).databases.get(database).cloned()

@@ -2,10 +2,11 @@
 //! agent starts with power lost, and after they were looked after.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::audit::{AGENT, Audit};
 use crate::backup::BackupError;
 use crate::backup::restore::RestoreError;
 use crate::clock::Clock;
@@ -13,12 +14,14 @@ use crate::config::Settings;
 use crate::durable::{Gate, Medium, Reserve, read_own_if_there, was_told_to_stop};
 use crate::guard::Shared;
 use crate::queue::{Queue, QueueDesk};
-use crate::recovery::{RecoveryError, Verdict};
+use crate::recovery::{HoldError, RecoveryError, Verdict};
+use crate::reset::{self, Home, ResetError, Resumed};
 use crate::store::{Desk, Observer, Store, StoreError, StoreOptions, StoreState, suspicion};
 
-use super::costs::Governor;
+use super::costs::{Governor, lock};
 use super::damage::Known;
 use super::recovered::Recoverer;
+use super::reset::{Resets, Wish};
 use super::{AgentError, explain, queue};
 
 /// How often the opener looks whether the agent ends while the gate is closed.
@@ -42,6 +45,8 @@ pub(super) struct Opener {
     pub(super) shared: Arc<Shared>,
     pub(super) reserve: Arc<Reserve>,
     pub(super) recoverer: Recoverer,
+    pub(super) audit: Audit,
+    pub(super) resets: Arc<Resets>,
     /// Told why it cannot be opened yet.
     pub(super) known: Known,
 }
@@ -70,6 +75,45 @@ pub(super) struct Told {
     pub(super) store: Sender<Result<Store, AgentError>>,
     /// `None` where it is off, or cannot be used.
     pub(super) queue: Sender<Option<Queue>>,
+    opened: Arc<Mutex<Opened>>,
+}
+
+/// Where what was opened waits for the agent's end, or for a reset.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) store: Receiver<Result<Store, AgentError>>,
+    pub(super) queue: Receiver<Option<Queue>>,
+}
+
+impl Told {
+    /// Both ends.
+    pub(super) fn new() -> (Self, Arc<Mutex<Opened>>) {
+        let (store, opened) = channel();
+        let (queue, queues) = channel();
+        let opened = Arc::new(Mutex::new(Opened {
+            store: opened,
+            queue: queues,
+        }));
+        let told = Self {
+            store,
+            queue,
+            opened: Arc::clone(&opened),
+        };
+        (told, opened)
+    }
+
+    /// Closes what is open; false where the agent's end has it already.
+    fn close(&self) -> bool {
+        let (store, queue) = {
+            let opened = lock(&self.opened);
+            (opened.store.try_recv(), opened.queue.try_recv())
+        };
+        let Ok(Ok(store)) = store else { return false };
+        // It tells the store how far it has come.
+        drop(queue);
+        store.stop();
+        true
+    }
 }
 
 /// After an opening that failed.
@@ -83,9 +127,77 @@ enum Next {
 }
 
 impl Opener {
+    /// Opens the databases. Until the agent ends it does the resets that are asked for, and opens
+    /// the new ones.
+    pub(super) fn serve(self, told: &Told) {
+        while self.open(told) {
+            match self.resets.desk.wait() {
+                None => return,
+                Some(wish) => self.reset(told, wish),
+            }
+        }
+    }
+
+    /// Closes the databases and resets. Whatever comes of it, they are opened next.
+    fn reset(&self, told: &Told, mut wish: Wish) {
+        if !told.close() {
+            let site = self.resets.site(&self.audit, &|_| {});
+            if let Err(e) = wish.begun.forget(&site) {
+                log::warn!("{}", explain(&e));
+            }
+            return wish.end(Err("the agent is stopping; nothing was erased".to_owned()));
+        }
+        self.desk.reopen();
+        self.queue_desk.reopen(self.settings.queue.enabled);
+        self.governor.pauses.update();
+        let done = {
+            let say = |step: &str| log::warn!("factory reset: {step}");
+            wish.begun
+                .carry_out(&self.resets.site(&self.audit, &say))
+                .map_err(|e| {
+                    let why = explain(&e);
+                    log::error!("factory reset: {why}");
+                    if wish.begun.is_touched() {
+                        format!("{why}; it goes on by itself, `holdup reset status` tells")
+                    } else {
+                        format!("{why}; nothing was erased")
+                    }
+                })
+        };
+        if done.is_ok() || wish.begun.is_touched() {
+            let gateway = &self.settings.gateway;
+            self.known.forget(&gateway.store_path());
+            self.known.forget(&gateway.queue_path());
+            let mut seen = lock(&self.resets.snapshots);
+            seen.newest.clear();
+            seen.bytes = 0;
+        }
+        wish.end(done);
+    }
+
+    /// Ends a reset that a cut interrupted.
+    fn finish_reset(&self) -> Result<(), ResetError> {
+        let gateway = &self.settings.gateway;
+        if !reset::is_unfinished(&gateway.data_dir) {
+            return Ok(());
+        }
+        let say = |step: &str| log::warn!("a factory reset that was interrupted: {step}");
+        let site = self.resets.site(&self.audit, &say);
+        let home = Home::new(&self.settings, &self.resets.config);
+        let resumed = reset::resume(&home, &site)?;
+        if let Some(words) = resumed.in_words() {
+            log::warn!("{words}");
+            self.audit.note("reset.resumed", AGENT, resumed.details());
+        }
+        match resumed {
+            Resumed::Nothing | Resumed::Finished(_) | Resumed::Undone { .. } => Ok(()),
+        }
+    }
+
     /// The store, or why the agent ends: then the guard is told to end too. Behind it the queue:
-    /// whatever is wrong with that, and however long it takes, readings are taken.
-    pub(super) fn open(self, told: &Told) {
+    /// whatever is wrong with that, and however long it takes, readings are taken. False where the
+    /// agent ends.
+    fn open(&self, told: &Told) -> bool {
         let opened = loop {
             let e = match self.try_open() {
                 Ok(store) => break Ok(store),
@@ -108,6 +220,7 @@ impl Opener {
         let queue = if serves { self.open_queue() } else { None };
         self.known.queue_looked_after();
         told.queue.send(queue).ok();
+        serves
     }
 
     fn open_queue(&self) -> Option<Queue> {
@@ -173,10 +286,16 @@ impl Opener {
         let stopped = is_stopped(&e);
         let full = matches!(e, AgentError::Store(StoreError::Full { .. }))
             || matches!(&e, AgentError::Recovery(e) if e.is_full())
-            || matches!(&e, AgentError::Restore(e) if e.is_full());
+            || matches!(&e, AgentError::Restore(e) if e.is_full())
+            || matches!(&e, AgentError::Reset(e) if e.is_full());
         let held_up = matches!(&e, AgentError::Recovery(e) if e.is_held_up())
-            || matches!(&e, AgentError::Restore(RestoreError::Held(_)));
-        let broken = matches!(&e, AgentError::Recovery(e) if !e.is_final());
+            || matches!(&e, AgentError::Restore(RestoreError::Held(_)))
+            || matches!(
+                &e,
+                AgentError::Reset(ResetError::Held(HoldError::InUse { .. }))
+            );
+        let broken = matches!(&e, AgentError::Recovery(e) if !e.is_final())
+            || matches!(&e, AgentError::Reset(_));
         let broken = broken && !stopped && !full && !held_up;
         if broken {
             self.say_once(&e);
@@ -245,7 +364,8 @@ impl Opener {
     }
 
     fn try_open(&self) -> Result<Store, AgentError> {
-        // Before anything is looked at: half of a restore is no damage.
+        // Before anything is looked at: half of a reset or of a restore is no damage.
+        self.finish_reset()?;
         self.recoverer.finish_restore(&self.settings)?;
         let store = self.settings.gateway.store_path();
         // What cannot be set aside is in the way of a recovery only, which says so.

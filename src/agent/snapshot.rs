@@ -25,6 +25,7 @@ use super::background::Background;
 use super::costs::lock;
 use super::damage::Known;
 use super::explain;
+use super::quiet::Quiet;
 
 /// What its thread is for.
 const WHAT: &str = "snapshots";
@@ -108,6 +109,7 @@ pub(super) struct Means {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) seen: SnapshotsSeen,
     pub(super) known: Known,
+    pub(super) quiet: Quiet,
 }
 
 /// Starts the thread; where none are wanted, none.
@@ -216,6 +218,9 @@ impl Worker {
 
     /// Of the databases that can be copied now; false where one was not taken.
     fn take_all(&self) -> bool {
+        let Some(_busy) = self.means.quiet.enter() else {
+            return false;
+        };
         let gateway = &self.means.settings.gateway;
         let mut problem = None;
         let store: (PathBuf, &dyn HotCopy) = (gateway.store_path(), &self.means.orders);
@@ -314,6 +319,9 @@ impl Worker {
     /// The disk is full: all but the newest of each database go, before anything else does. False
     /// while nothing may be written.
     fn give_room(&self) -> bool {
+        let Some(_busy) = self.means.quiet.enter() else {
+            return false;
+        };
         let gateway = &self.means.settings.gateway;
         let dir = gateway.snapshots_path();
         let shelf = Shelf {

@@ -2,7 +2,7 @@
 //! system is frozen.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,7 @@ use super::lines::LinesSeen;
 use super::media::{MediaDesk, MediaStatus};
 use super::queue::{self, QueueStatus};
 use super::recovered::Recovered;
+use super::reset::Resets;
 use super::snapshot::{SnapshotStatus, SnapshotsSeen};
 
 /// A store that is not open after this is a reason not to be ready.
@@ -262,6 +263,7 @@ pub(super) struct StatusSource {
     pub(super) backups: BackupDesk,
     pub(super) drills: Drills,
     pub(super) media: MediaDesk,
+    pub(super) resets: OnceLock<Arc<Resets>>,
 }
 
 impl StatusSource {
@@ -547,6 +549,7 @@ mod tests {
             backups: BackupDesk::default(),
             drills: Drills::default(),
             media: MediaDesk::default(),
+            resets: OnceLock::new(),
         };
         World {
             _home: home,

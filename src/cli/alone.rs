@@ -5,6 +5,7 @@ use clap::Args;
 use crate::agent::{AgentError, ByHand};
 use crate::config::Settings;
 use crate::guard::{InstanceError, process_in_words};
+use crate::reset;
 
 /// Who answers for what a verb does.
 #[derive(Debug, Args)]
@@ -32,8 +33,19 @@ fn parse_name(name: &str) -> Result<String, String> {
     Ok(name.to_owned())
 }
 
-/// The gateway's files for this verb, or who has them.
+/// The gateway's files for this verb, or who has them. Not while half of a reset is done.
 pub(super) fn alone(settings: &Settings) -> anyhow::Result<Result<ByHand, String>> {
+    if reset::is_unfinished(&settings.gateway.data_dir) {
+        return Ok(Err(
+            "a factory reset was interrupted: start the agent, or run `holdup reset resume` first"
+                .to_owned(),
+        ));
+    }
+    alone_after_a_cut(settings)
+}
+
+/// The same for who ends what a cut left.
+pub(super) fn alone_after_a_cut(settings: &Settings) -> anyhow::Result<Result<ByHand, String>> {
     match ByHand::take(settings) {
         Ok(by_hand) => Ok(Ok(by_hand)),
         Err(AgentError::Instance(InstanceError::Running { pid, .. })) => {

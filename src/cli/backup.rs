@@ -14,12 +14,13 @@ use anyhow::Context;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use crate::agent::{BackupReport, ControlAnswer, ControlRequest, actor, damaged};
+use crate::agent::{BackupReport, ByHand, ControlAnswer, ControlRequest, actor, damaged};
 use crate::backup::catalogue::{Listed, Standing, list as list_dir, room};
 use crate::backup::prune::{Cause, candidates};
 use crate::backup::state::BackupState;
 use crate::backup::{
-    BackupError, Copier, Hands, Identity, Job, Manifest, Site, Target, VerifyReport, rule, verify,
+    BackupError, Copier, Hands, Identity, Job, Manifest, Outcome, Site, Target, VerifyReport, rule,
+    verify,
 };
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Loaded, Settings};
@@ -146,7 +147,7 @@ fn refused(why: &str, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
 }
 
 /// Says what is done next where a person looks.
-fn teller(json: bool) -> impl Fn(&str) + Sync {
+pub(super) fn teller(json: bool) -> impl Fn(&str) + Sync {
     let progress = !json && io::stderr().is_terminal();
     move |step: &str| {
         if progress {
@@ -181,8 +182,26 @@ fn create(
         Ok(by_hand) => by_hand,
         Err(who) => return refused(&who, json, out),
     };
-    let who = actor(technician);
-    let entry = by_hand.begin("backup", &who, json!({ "reason": "operator" }));
+    match make(loaded, &by_hand, &actor(technician), "operator", &say)? {
+        Ok(outcome) => tell_made(&BackupReport::new(&outcome), json, out),
+        Err(e @ BackupError::NoRecipient) => refused(&e.to_string(), json, out),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Makes one with no agent about, for `reason`, and enters it.
+///
+/// # Errors
+/// A database was found damaged and that cannot be noted; inside, why there is none.
+pub(super) fn make(
+    loaded: &Loaded,
+    by_hand: &ByHand,
+    who: &str,
+    reason: &str,
+    say: &(dyn Fn(&str) + Sync),
+) -> anyhow::Result<Result<Outcome, BackupError>> {
+    let settings = &loaded.settings;
+    let entry = by_hand.begin("backup", who, json!({ "reason": reason }));
     // So that the head that goes along is the newest; one that is behind is still a head.
     by_hand.audit().flush(PATIENCE);
     let site = Site {
@@ -192,7 +211,7 @@ fn create(
         clock: &*by_hand.clock,
         work: &settings.gateway.backup_work(),
         progress: &|_| {},
-        say: &say,
+        say,
     };
     let job = Job {
         settings,
@@ -204,24 +223,19 @@ fn create(
             guards: &|_| false,
         },
         audit_head: by_hand.audit().head(),
-        reason: "operator",
-        actor: &who,
+        reason,
+        actor: who,
     };
     let done = job.run(&site);
     if let Some((database, why)) = damaged(&done, settings) {
         by_hand.suspect(&database, &why)?;
     }
-    let done = by_hand.ended(&entry, done, |made| {
+    Ok(by_hand.ended(&entry, done, |made| {
         json!({
             "name": made.made.name.to_string(),
             "sha256": made.made.manifest.archive.as_ref().map(|a| &a.sha256),
         })
-    });
-    match done {
-        Ok(outcome) => tell_made(&BackupReport::new(&outcome), json, out),
-        Err(e @ BackupError::NoRecipient) => refused(&e.to_string(), json, out),
-        Err(e) => Err(e.into()),
-    }
+    }))
 }
 
 fn tell_made(report: &BackupReport, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
@@ -269,6 +283,7 @@ fn ask_agent(settings: &Settings, say: &dyn Fn(&str)) -> anyhow::Result<Asked> {
             | ControlAnswer::Rehearsed(_)
             | ControlAnswer::Armed(_)
             | ControlAnswer::Entered(_)
+            | ControlAnswer::Reset(_)
             | ControlAnswer::Retracted(_)) => {
                 anyhow::bail!("the agent's answer is not understood: {other:?}")
             }
@@ -278,7 +293,7 @@ fn ask_agent(settings: &Settings, say: &dyn Fn(&str)) -> anyhow::Result<Asked> {
 }
 
 /// Not while power is away: the file system may be frozen then.
-fn frozen(settings: &Settings) -> Option<String> {
+pub(super) fn frozen(settings: &Settings) -> Option<String> {
     let supply = status::ask(settings).ok()?.supply;
     let calm = ["Good", "Brownout", "OnBattery"].contains(&supply.as_str());
     (!calm).then(|| format!("backups are not read while the supply is {supply}"))

@@ -27,6 +27,7 @@ mod pages;
 mod power;
 mod queue;
 mod recover;
+mod reset;
 mod retract;
 mod run;
 mod secret;
@@ -109,6 +110,8 @@ enum Verb {
         #[command(subcommand)]
         what: backup::BackupVerb,
     },
+    /// Factory reset: erase the readings, or more; what goes and what stays is shown first.
+    Reset(reset::ResetArgs),
     /// Rehearse the worst days in an isolated home, and prove what comes back.
     Drill(drill::DrillArgs),
     /// The technician's console on a serial line, or on this terminal.
@@ -157,6 +160,7 @@ impl Verb {
             Self::Power { what } => what.wants_json(),
             Self::Media(what) => what.wants_json(),
             Self::Recover(what) => what.wants_json(),
+            Self::Reset(what) => what.wants_json(),
             Self::Retract(what) => what.wants_json(),
             Self::Audit { what } => what.wants_json(),
             Self::Queue { what } => what.wants_json(),
@@ -202,6 +206,7 @@ fn dispatch(args: &Args) -> anyhow::Result<u8> {
         Verb::Power { what } => power::run(&args.config, what, out),
         Verb::Media(what) => media::run(&args.config, what, out),
         Verb::Recover(what) => recover::run(&args.config, what, out),
+        Verb::Reset(what) => reset::run(&args.config, what, out),
         Verb::Retract(what) => retract::run(&args.config, what, out),
         Verb::Audit { what } => audit::run(&args.config, what, out),
         Verb::Queue { what } => queue::run(&args.config, what, out),

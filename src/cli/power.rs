@@ -341,6 +341,7 @@ pub(super) fn talk(
         | ControlRequest::Backup => PATIENCE,
         // The agent answers after the audit log and the store, of which each has its time.
         ControlRequest::Retract { .. } | ControlRequest::Unretract { .. } => 4 * PATIENCE,
+        ControlRequest::Reset(_) => silence,
     };
     let stream = match connect(path, patience) {
         Ok(stream) => stream,
@@ -386,6 +387,7 @@ pub(super) fn talk(
             | ControlAnswer::BackedUp(_)
             | ControlAnswer::Failed(_)
             | ControlAnswer::Entered(_)
+            | ControlAnswer::Reset(_)
             | ControlAnswer::Retracted(_) => {}
         }
         last = Some(answer);

@@ -35,6 +35,7 @@ mod queue;
 mod recover;
 mod recover_memory;
 mod recover_power;
+mod reset;
 mod restore;
 mod retract;
 mod rooms;
