@@ -6,6 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::audit::{AGENT, Audit};
 use crate::backup::BackupError;
 use crate::backup::restore::RestoreError;
@@ -15,7 +17,7 @@ use crate::durable::{Gate, Medium, Reserve, read_own_if_there, was_told_to_stop}
 use crate::guard::Shared;
 use crate::queue::{Queue, QueueDesk};
 use crate::recovery::{HoldError, RecoveryError, Verdict};
-use crate::reset::{self, Home, ResetError, Resumed};
+use crate::reset::{self, Home, Identity, ResetError, Resumed};
 use crate::store::{Desk, Observer, Store, StoreError, StoreOptions, StoreState, suspicion};
 
 use super::costs::{Governor, lock};
@@ -175,6 +177,25 @@ impl Opener {
         wish.end(done);
     }
 
+    /// The gateway's own key, so that it is known before it signs anything.
+    fn have_identity(&self) {
+        let gateway = &self.settings.gateway;
+        let there = Identity::read(&gateway.data_dir);
+        if matches!(there, Ok(Some(_))) || self.gate.is_closed() {
+            return;
+        }
+        let (dir, stop) = (&gateway.data_dir, &self.resets.stop);
+        match there
+            .and_then(|_| Identity::read_or_make(dir, &gateway.id, &self.medium, &self.gate, stop))
+        {
+            Ok(key) => {
+                let details = json!({ "fingerprint": key.fingerprint() });
+                self.audit.note("identity.made", AGENT, details);
+            }
+            Err(e) => log::warn!("no receipt can be signed yet: {}", explain(&e)),
+        }
+    }
+
     /// Ends a reset that a cut interrupted.
     fn finish_reset(&self) -> Result<(), ResetError> {
         let gateway = &self.settings.gateway;
@@ -220,6 +241,9 @@ impl Opener {
         let queue = if serves { self.open_queue() } else { None };
         self.known.queue_looked_after();
         told.queue.send(queue).ok();
+        if serves {
+            self.have_identity();
+        }
         serves
     }
 

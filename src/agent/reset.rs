@@ -19,7 +19,8 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::durable::{Gate, Medium, Reserve};
 use crate::queue::QueueState;
-use crate::reset::{self, BackedUp, Begun, Home, Level, Order, Signed, Site, Undelivered};
+use crate::reset::{BackedUp, Begun, Home, Level, Order, Signed, Site, Undelivered};
+use crate::store::suspicion;
 
 use super::backup::BackupReport;
 use super::control::ControlAnswer;
@@ -29,8 +30,6 @@ use super::quiet::{Quiet, Still};
 use super::snapshot::SnapshotsSeen;
 use super::status::StatusSource;
 
-/// What the entry in the audit log gets, before the first change.
-const BEFORE: Duration = Duration::from_secs(10);
 /// What a snapshot that is being taken gets to end.
 const SNAPSHOT: Duration = Duration::from_secs(60);
 
@@ -262,7 +261,9 @@ pub(super) fn carry_out(
     let site = resets.site(&audit, &say);
     let home = Home::new(&settings, &resets.config);
     let paths = [settings.gateway.store_path(), settings.gateway.queue_path()];
-    let damaged = paths.iter().filter(|p| source.known.of(p).is_some());
+    let is_damaged =
+        |p: &&PathBuf| source.known.of(p).is_some() || suspicion(p).symlink_metadata().is_ok();
+    let damaged = paths.iter().filter(is_damaged);
     let damaged = damaged.filter_map(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
     let epoch = source.orders.stats().epoch;
     let order = ask.order(actor, waits, damaged.collect(), Some(epoch));
@@ -271,17 +272,12 @@ pub(super) fn carry_out(
         Err(e) if e.is_refusal() => return ControlAnswer::Refused(explain(&e)),
         Err(e) => return ControlAnswer::Failed(explain(&e)),
     };
-    let entry = match audit.begin("reset", actor, ask.details(&begun), BEFORE) {
+    let entry = match begun.enter(ask.details(&begun), &site) {
         Ok(entry) => entry,
         Err(late) => {
-            let why = reset::ResetError::NotAudited(late.why).to_string();
-            return give_up(
-                &begun,
-                &site,
-                &audit,
-                &late.entry,
-                ControlAnswer::Refused(why),
-            );
+            let (entry, why) = *late;
+            let why = ControlAnswer::Refused(explain(&why));
+            return give_up(&begun, &site, &audit, &entry, why);
         }
     };
     let give_up = |begun: &Begun, why: ControlAnswer| give_up(begun, &site, &audit, &entry, why);
@@ -303,7 +299,13 @@ pub(super) fn carry_out(
     let told = match resets.desk.ask(begun, still) {
         Ok(told) => told,
         Err(begun) => {
-            let why = "the databases are not open: ask again when the agent serves".to_owned();
+            let why = source.known.why_not_open();
+            let why = format!(
+                "the databases are not open yet ({}): ask again when they are, or stop the agent \
+                 (systemctl stop holdup) and ask again",
+                why.as_deref()
+                    .unwrap_or("the agent is starting or stopping")
+            );
             return give_up(&begun, ControlAnswer::Refused(why));
         }
     };

@@ -15,7 +15,7 @@ use crate::agent::{
 };
 use crate::config::{self, Loaded, Settings};
 use crate::durable::Reserve;
-use crate::reset::{self, ABOUT_FLASH, Begun, Fate, Home, Item, Level, ResetError, Signed, Site};
+use crate::reset::{self, ABOUT_FLASH, Begun, Fate, Home, Item, Level, Signed, Site};
 
 use super::alone::{By, alone, alone_after_a_cut};
 use super::{backup, connect};
@@ -28,8 +28,6 @@ const REFUSED: u8 = 3;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A step may take this long: the backup of a large store on a slow card.
 const STEP: Duration = Duration::from_secs(6 * 3600);
-/// What the entry in the audit log gets, before the first change.
-const BEFORE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
@@ -149,6 +147,7 @@ fn show(
             "gateway": id,
             "items": inventory.items,
             "bytes_erased": inventory.bytes_erased(),
+            "reading_ids": found.ids,
             "undelivered": found.undelivered,
             "damaged": found.damaged,
             "backup_to": args.no_backup.is_none().then_some(&settings.backup.dir),
@@ -159,6 +158,15 @@ fn show(
         writeln!(out, "{shown:#}")?;
     } else {
         print(&inventory.items, out)?;
+        if let Some((lowest, highest)) = found.ids {
+            writeln!(
+                out,
+                "erased  the readings with the ids {lowest} to {highest}"
+            )?;
+        }
+        if let Some(queued @ 1..) = found.undelivered.queued {
+            writeln!(out, "erased  {queued} messages that wait to be sent")?;
+        }
         if level >= Level::Settings {
             let main = loaded.files.first().map(|f| f.display().to_string());
             writeln!(
@@ -256,6 +264,17 @@ fn tell(signed: &Signed, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> 
         epoch(&r.epoch_before),
         epoch(&r.epoch_after)
     )?;
+    match (&r.discard.bytes, &r.discard.why_not) {
+        (Some(bytes), None) => writeln!(
+            out,
+            "discard     the medium was asked to discard {bytes} bytes that no file has; it may not"
+        )?,
+        (_, why) => writeln!(
+            out,
+            "discard     not asked of the medium: {}",
+            why.as_deref().unwrap_or("nothing to discard")
+        )?,
+    }
     writeln!(out, "medium      {}", r.about_the_medium)?;
     let path = signed.path.display();
     writeln!(out, "receipt     {path}, signed by {}", r.fingerprint)?;
@@ -400,11 +419,14 @@ fn by_hand(loaded: &Loaded, ask: &ResetAsk, json: bool, out: &mut dyn Write) -> 
         Err(e) => return Err(e.into()),
     };
     let audit = by_hand.audit();
-    let entry = match audit.begin("reset", &who, ask.details(&begun), BEFORE) {
+    let entry = match begun.enter(ask.details(&begun), &site) {
         Ok(entry) => entry,
         Err(late) => {
+            let (entry, why) = *late;
+            let why = explain(&why);
             begun.forget(&site)?;
-            return refused(&ResetError::NotAudited(late.why).to_string(), json, out);
+            audit.end(&entry, "refused", json!({ "why": why }));
+            return refused(&why, json, out);
         }
     };
     if ask.no_backup.is_none()

@@ -7,6 +7,7 @@
 
 mod block;
 mod bulk;
+mod discard;
 mod gate;
 mod hot_copy;
 mod medium;
@@ -17,6 +18,7 @@ mod stride;
 
 pub use block::BlockFile;
 pub use bulk::{Bulk, PIECE, enter, was_told_to_stop};
+pub use discard::discard;
 pub use gate::{Closer, Gate, Pass};
 pub use hot_copy::{CopyError, CopyHow, CopyOrder, Copying, Heed, HotCopy, Receipt, Target};
 pub use medium::{DurableError, Medium, freeze, thaw};

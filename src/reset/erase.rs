@@ -10,7 +10,9 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 
-use crate::durable::enter;
+use serde::{Deserialize, Serialize};
+
+use crate::durable::{discard, enter};
 
 use super::inventory::DEEPEST;
 use super::{ResetError, Site};
@@ -19,6 +21,9 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
+
+/// Of the medium, for one request.
+const PIECE: u64 = 1 << 30;
 
 /// Removes what lies at `path`, whatever it is.
 pub(super) fn erase(path: &Path, site: &Site<'_>) -> Result<(), ResetError> {
@@ -69,6 +74,40 @@ fn empty(dir: &OwnedFd, path: &Path, site: &Site<'_>, deep: u32) -> Result<(), R
         }
     }
     Ok(())
+}
+
+/// What was asked of the medium.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Discarded {
+    /// Bytes that no file has, which it was asked to discard; a card may ignore that.
+    pub bytes: Option<u64>,
+    /// Why it was not asked.
+    pub why_not: Option<String>,
+}
+
+/// Asks the medium to discard what no file has, piece by piece, so that power never waits long.
+pub(super) fn ask_to_discard(dir: &Path, site: &Site<'_>) -> Result<Discarded, ResetError> {
+    let statvfs = rustix::fs::statvfs(dir);
+    let size = statvfs.map_or(0, |s| s.f_blocks.saturating_mul(s.f_frsize));
+    let (mut asked, mut at) = (0, 0);
+    while at < size {
+        let _pass = pass(site, dir)?;
+        match discard(site.medium.fd(), at, PIECE) {
+            Ok(bytes) => asked += bytes,
+            Err(e) => {
+                let why = format!("the file system does not do it for this user: {e}");
+                return Ok(Discarded {
+                    bytes: (at > 0).then_some(asked),
+                    why_not: Some(why),
+                });
+            }
+        }
+        at += PIECE;
+    }
+    Ok(Discarded {
+        bytes: Some(asked),
+        why_not: None,
+    })
 }
 
 pub(super) fn pass<'g>(

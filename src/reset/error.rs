@@ -55,7 +55,7 @@ pub enum ResetError {
         remedy: &'static str,
     },
     /// Not even the journal fits.
-    #[error("{} has no room for the journal of a reset: free some kilobytes there; nothing was touched", .0.display())]
+    #[error("{} has no room for a reset's journal and empty databases: free a megabyte there; nothing was touched", .0.display())]
     NoRoom(PathBuf),
     /// The gateway's key cannot be used.
     #[error("the gateway's key {} cannot be used: {why}", path.display())]

@@ -113,6 +113,10 @@ pub(super) fn list(home: &Home, choice: Choice<'_>) -> Result<Inventory, ResetEr
     names.sort_by(|a, b| a.len().cmp(&b.len()).reverse().then(a.cmp(b)));
     let mut found = Inventory::default();
     for name in names {
+        // Its end removes it.
+        if name == "reset.journal" {
+            continue;
+        }
         let path = dir.join(&name);
         let (fate, what) = fate(home, choice, &name);
         let (files, bytes) = size(&path, DEEPEST);

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::audit::Head;
 use crate::durable::{DurableError, read_own_if_there};
 
+use super::erase::Discarded;
 use super::inventory::{Choice, Item};
 use super::{BackedUp, Level, Order, ResetError, Site, Undelivered};
 
@@ -66,8 +67,6 @@ impl Moment {
 pub(super) struct Plain {
     /// The main file.
     pub(super) path: PathBuf,
-    /// What will be in it.
-    pub(super) text: String,
     /// What goes from `conf.d`.
     pub(super) drop_ins: Vec<PathBuf>,
 }
@@ -99,6 +98,9 @@ pub(super) struct Journal {
     pub(super) keys: Vec<PathBuf>,
     /// Starts that had to go on with it.
     pub(super) cuts: u32,
+    /// What was asked of the medium after the unlinking.
+    #[serde(default)]
+    pub(super) discard: Discarded,
 }
 
 /// Its place.
@@ -166,6 +168,7 @@ impl Journal {
             config: None,
             keys: Vec::new(),
             cuts: 0,
+            discard: Discarded::default(),
         }
     }
 

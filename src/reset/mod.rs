@@ -39,6 +39,7 @@ use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::durable::{Gate, Medium, Reserve};
 
+pub use erase::Discarded;
 pub use error::ResetError;
 pub use home::Home;
 pub use identity::{IDENTITY, Identity, NAMESPACE};

@@ -27,7 +27,6 @@ pub(super) fn plain(home: &Home) -> Result<Option<Plain>, ResetError> {
     }
     Ok(Some(Plain {
         path: main.clone(),
-        text: text(&home.settings),
         drop_ins: drop_ins.to_vec(),
     }))
 }
@@ -47,7 +46,8 @@ pub(super) fn writable(path: &Path) -> Result<(), ResetError> {
     })
 }
 
-fn text(settings: &Settings) -> String {
+/// What will be in the main file.
+pub(super) fn text(settings: &Settings) -> String {
     let (gateway, console) = (&settings.gateway, &settings.console);
     let word = |text: &str| Value::from(text).to_string();
     let path = |path: &PathBuf| word(&path.to_string_lossy());

@@ -15,6 +15,7 @@ use ssh_key::{PublicKey, SshSig};
 use crate::audit::Head;
 use crate::durable::read_own_if_there;
 
+use super::erase::Discarded;
 use super::identity::{Identity, NAMESPACE};
 use super::inventory::Item;
 use super::journal::{Journal, Moment, with_room};
@@ -66,6 +67,8 @@ pub struct Receipt {
     pub configuration_reset: Option<PathBuf>,
     /// The gateway's key, which signed this, was unlinked afterwards.
     pub identity_removed: bool,
+    /// Whether the medium was asked to forget the unlinked blocks.
+    pub discard: Discarded,
     /// The store's epoch before; `None` where it could not be read.
     pub epoch_before: Option<String>,
     /// And now: no id of before names a reading of after.
@@ -129,6 +132,7 @@ impl Receipt {
             keys_removed: j.keys,
             configuration_reset: j.config.map(|c| c.path),
             identity_removed: j.level == Level::Everything,
+            discard: j.discard,
             epoch_before: j.epoch_before,
             epoch_after: j.epoch_after,
             audit_before: j.head_before,

@@ -10,19 +10,24 @@ use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde_json::json;
 
+use crate::audit::Entry;
 use crate::durable::{Pass, enter};
 use crate::queue::{self, QueueError};
 use crate::recovery::Hold;
 use crate::store::{self, StoreError};
 
-use super::erase::{erase, pass};
+use super::erase::{ask_to_discard, erase, pass};
 use super::home::Home;
 use super::identity::Identity;
 use super::journal::{self, ERASED, Journal, Step, place, with_room};
-use super::plain::{plain, writable};
+use super::plain::{self, plain, writable};
 use super::receipt::{self, Signed};
 use super::{BackedUp, Level, Order, ResetError, Site, inventory};
 
+/// What the first entry gets to become durable.
+const BEGUN: Duration = Duration::from_secs(10);
+/// Bytes that empty databases, with their shared memory and the log's entries, need at most.
+const EMPTY: u64 = 512 << 10;
 /// What the genesis entry gets to become durable.
 const GENESIS: Duration = Duration::from_secs(10);
 
@@ -95,7 +100,8 @@ impl Begun {
                 "a restore was interrupted: `holdup backup restore --resume` ends it".to_owned(),
             ));
         }
-        inventory::take(home, order.level, order.with_evidence, &order.damaged)?;
+        let found = inventory::take(home, order.level, order.with_evidence, &order.damaged)?;
+        fits(home, found.bytes_erased())?;
         let mut journal = Journal::new(order, id(site), &home.settings.gateway.id, site);
         journal.epoch_before = order.epoch.map(|e| format!("{e:016x}"));
         if order.level >= Level::Settings {
@@ -128,6 +134,27 @@ impl Begun {
     /// Its id, for the audit log.
     pub fn id(&self) -> &str {
         &self.journal.id
+    }
+
+    /// Enters in the audit log that it begins, on the room kept back where there is no other.
+    ///
+    /// # Errors
+    /// [`ResetError::NotAudited`], with the entry, which waits: it must not begin.
+    pub fn enter(
+        &self,
+        details: serde_json::Value,
+        site: &Site<'_>,
+    ) -> Result<Entry, Box<(Entry, ResetError)>> {
+        let actor = &self.journal.actor;
+        let late = match site.audit.begin("reset", actor, details, BEGUN) {
+            Ok(entry) => return Ok(entry),
+            Err(late) => late,
+        };
+        match site.reserve.release(site.medium) {
+            Ok(true) if site.audit.flush(BEGUN) => Ok(late.entry),
+            Ok(_) => Err(Box::new((late.entry, ResetError::NotAudited(late.why)))),
+            Err(e) => Err(Box::new((late.entry, e.into()))),
+        }
     }
 
     /// Notes the last backup, which was verified.
@@ -190,6 +217,19 @@ impl Begun {
         self.journal = staged;
         Ok(held)
     }
+}
+
+/// Will there be room for empty databases? What is erased makes room, and what is kept back.
+fn fits(home: &Home, erased: u64) -> Result<(), ResetError> {
+    let dir = home.data_dir();
+    let statvfs = rustix::fs::statvfs(dir).map_err(|e| ResetError::io("look at", dir)(e.into()))?;
+    let reserve = home.settings.gateway.reserve_path().symlink_metadata();
+    let reserve = reserve.map_or(0, |m| m.len());
+    let free = statvfs.f_bavail.saturating_mul(statvfs.f_frsize);
+    if free.saturating_add(erased).saturating_add(reserve) < EMPTY {
+        return Err(ResetError::NoRoom(dir.to_owned()));
+    }
+    Ok(())
 }
 
 /// The time, and what tells two of one millisecond apart.
@@ -285,7 +325,8 @@ fn forward(
         for one in [&gone, &grave] {
             erase(one, site)?;
         }
-        ship(journal, site)?;
+        ship(home, journal, site)?;
+        journal.discard = ask_to_discard(dir, site)?;
         let _pass = pass(site, dir)?;
         journal.write(Step::Erased, dir, site)?;
     }
@@ -343,15 +384,24 @@ fn move_away(
 }
 
 /// The configuration and the keys of the level.
-fn ship(journal: &Journal, site: &Site<'_>) -> Result<(), ResetError> {
-    if let Some(plain) = &journal.config {
+///
+/// Root may go on with a journal that the agent's user could write: only what is this gateway's
+/// configuration and keys by its settings is touched, and what is written is not from there.
+fn ship(home: &Home, journal: &Journal, site: &Site<'_>) -> Result<(), ResetError> {
+    if let Some(plain) = &journal.config
+        && home.config.first() == Some(&plain.path)
+    {
         let _pass = pass(site, &plain.path)?;
-        site.medium.replace(&plain.path, plain.text.as_bytes())?;
-        for file in &plain.drop_ins {
+        let text = plain::text(&home.settings);
+        site.medium.replace(&plain.path, text.as_bytes())?;
+        let folder = plain.path.parent().map(|dir| dir.join("conf.d"));
+        let is_drop_in = |f: &&PathBuf| f.parent() == folder.as_deref();
+        for file in plain.drop_ins.iter().filter(is_drop_in) {
             site.medium.remove(file)?;
         }
     }
-    for key in &journal.keys {
+    let known = home.technicians();
+    for key in journal.keys.iter().filter(|k| known.contains(&&***k)) {
         let _pass = pass(site, key)?;
         site.medium.remove(key)?;
     }

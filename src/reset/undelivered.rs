@@ -50,6 +50,8 @@ pub struct Found {
     pub epoch: Option<u64>,
     /// File names of damaged databases.
     pub damaged: Vec<String>,
+    /// The lowest and the highest id of the readings; `None`: there are none, or that is unknown.
+    pub ids: Option<(i64, i64)>,
 }
 
 /// Reads the databases of `settings`; nobody may have them open.
@@ -77,6 +79,7 @@ pub fn look(settings: &Settings) -> Found {
             queued: survey.ok().map(|s| s.map_or(0, |s| s.depth)),
             unqueued,
         },
+        ids: readings.as_ref().and_then(Readings::ids),
         epoch: readings.and_then(|r| r.epoch()),
         damaged: damaged.into_iter().filter_map(|p| name(p)).collect(),
     }
@@ -108,6 +111,13 @@ impl Readings {
         conn.query_row(sql, [id], |r| r.get::<_, i64>(0))
             .ok()
             .map(i64::unsigned_abs)
+    }
+
+    fn ids(&self) -> Option<(i64, i64)> {
+        // Two subqueries: with both in one SELECT, SQLite would read the whole table.
+        let sql = "SELECT (SELECT min(id) FROM readings), (SELECT max(id) FROM readings)";
+        let conn = self.0.as_ref()?;
+        conn.query_row(sql, [], |r| Ok((r.get(0)?, r.get(1)?))).ok()
     }
 
     fn epoch(&self) -> Option<u64> {

@@ -80,6 +80,7 @@ fn a_running_agent_backs_up_erases_and_serves_on_under_a_new_epoch() {
     assert_eq!(shown.status.code(), Some(0), "{}", text(&shown));
     for part in [
         "edge_store.db: readings",
+        "ids 1 to 50",
         "nothing was touched",
         "flash keeps",
     ] {

@@ -1,6 +1,6 @@
-//! `holdup backup prune` and `holdup backup create`, killed at each call that changes a file
-//! system: no half backup is ever listed as one, the last verified one is there, and the next run
-//! finishes or removes what was begun.
+//! `holdup backup prune`, `holdup backup create` and `holdup reset`, killed at each call that changes
+//! a file system: no half backup is ever listed as one, the last verified one is there, and the next
+//! run finishes or removes what was begun; a reset erases all or nothing.
 //!
 //! strace kills the process when it makes the call, before the kernel does anything of it.
 //! A prune is killed at all of them, a create at a sample that is always the same; `HOLDUP_KILLS`
@@ -258,6 +258,33 @@ fn a_create_that_prunes_killed_at_any_call_leaves_backups_that_count() {
         w.verb(&["backup", "create"]);
         w.is_tidy();
         assert_eq!(w.listed().len(), 2);
+        w.verb(&["audit", "verify"]);
+    });
+}
+
+#[test]
+fn a_reset_killed_at_any_call_ends_with_all_readings_or_none() {
+    if let Some(why) = obstacle() {
+        return say(&format!("SKIPPED: {why}"));
+    }
+    let world = World::new(2);
+    let args = [
+        "reset",
+        "data",
+        "--yes-erase",
+        "host-test",
+        "--no-backup",
+        "without-backup",
+    ];
+    world.kill_everywhere(&args, SAMPLE / 3, |w| {
+        w.verb(&["reset", "resume"]);
+        assert!(!w.home.data("reset.journal").exists());
+        let rows = w.home.values().len();
+        assert!(rows == 50 || rows == 0, "{rows} readings");
+        assert_eq!(rows == 50, w.home.data("ledger").exists());
+        if rows == 0 {
+            w.verb(&["reset", "receipt"]);
+        }
         w.verb(&["audit", "verify"]);
     });
 }

@@ -27,6 +27,7 @@ mod kills;
 #[path = "../support/logged_disk.rs"]
 mod logged_disk;
 mod readonly;
+mod reset;
 mod restore;
 mod syncs;
 mod usb;
