@@ -30,6 +30,8 @@ use super::quiet::{Quiet, Still};
 use super::snapshot::SnapshotsSeen;
 use super::status::StatusSource;
 
+/// What the databases get to be opened, at a start.
+const OPENING: Duration = Duration::from_secs(20);
 /// What a snapshot that is being taken gets to end.
 const SNAPSHOT: Duration = Duration::from_secs(60);
 
@@ -181,11 +183,23 @@ impl ResetDesk {
     pub(super) fn wait(&self) -> Option<Wish> {
         let mut slots = lock(&self.0.0);
         slots.serving = true;
+        self.0.1.notify_all();
         let idle = |s: &mut Slots| s.wish.is_none() && !s.ended;
         let waited = self.0.1.wait_while(slots, idle);
         let mut slots = waited.unwrap_or_else(PoisonError::into_inner);
         slots.serving = false;
         slots.wish.take()
+    }
+
+    /// Waits until the databases are open, `patience` at most; are they?
+    fn is_serving(&self, patience: Duration) -> bool {
+        let starting = |s: &mut Slots| !s.serving && !s.ended;
+        let waited = self
+            .0
+            .1
+            .wait_timeout_while(lock(&self.0.0), patience, starting);
+        let (slots, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        slots.serving
     }
 
     /// The agent ends.
@@ -249,14 +263,18 @@ pub(super) fn carry_out(
 ) -> ControlAnswer {
     // Who asked may have gone.
     let say = |step: &str| drop(answers.send(ControlAnswer::Step(step.to_owned())));
+    let Some(resets) = source.resets.get() else {
+        return ControlAnswer::Refused("the agent is starting: ask again".to_owned());
+    };
+    // Before that, what the queue says of itself is not what it holds.
+    if !resets.desk.is_serving(OPENING) {
+        return not_open(source);
+    }
     let settings = lock(&source.settings).clone();
     let waits = waits(source, &settings);
     if let Err(why) = ask.confirmed(&settings, &waits) {
         return ControlAnswer::Refused(why);
     }
-    let Some(resets) = source.resets.get() else {
-        return ControlAnswer::Refused("the agent is starting: ask again".to_owned());
-    };
     let audit = source.diary.audit();
     let site = resets.site(&audit, &say);
     let home = Home::new(&settings, &resets.config);
@@ -298,16 +316,7 @@ pub(super) fn carry_out(
     };
     let told = match resets.desk.ask(begun, still) {
         Ok(told) => told,
-        Err(begun) => {
-            let why = source.known.why_not_open();
-            let why = format!(
-                "the databases are not open yet ({}): ask again when they are, or stop the agent \
-                 (systemctl stop holdup) and ask again",
-                why.as_deref()
-                    .unwrap_or("the agent is starting or stopping")
-            );
-            return give_up(&begun, ControlAnswer::Refused(why));
-        }
+        Err(begun) => return give_up(&begun, not_open(source)),
     };
     match told.recv() {
         Ok(Ok(signed)) => {
@@ -324,6 +333,16 @@ pub(super) fn carry_out(
             ControlAnswer::Failed("the agent stopped in the middle".to_owned())
         }
     }
+}
+
+fn not_open(source: &StatusSource) -> ControlAnswer {
+    let why = source.known.why_not_open();
+    ControlAnswer::Refused(format!(
+        "the databases are not open yet ({}): ask again when they are, or stop the agent \
+         (systemctl stop holdup) and ask again",
+        why.as_deref()
+            .unwrap_or("the agent is starting or stopping")
+    ))
 }
 
 /// Nothing was touched: the request is taken back.

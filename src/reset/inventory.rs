@@ -218,7 +218,8 @@ fn fate(home: &Home, choice: Choice<'_>, name: &OsStr) -> (Fate, &'static str) {
             () if named(gateway.record_path())
                 || named(gateway.heartbeat_path())
                 || begins("holdup_history.json")
-                || begins("costs.json") =>
+                || begins("costs.json")
+                || named(gateway.media_path()) =>
             {
                 "what is known of the supply and of the storage"
             }
