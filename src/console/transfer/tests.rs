@@ -63,7 +63,7 @@ fn both(transfer: &mut Transfer) -> (Vec<u8>, Vec<u8>) {
                         receiver.file_written(n).expect("written");
                     }
                     Action::Event(_) => {}
-                    _ => break,
+                    Action::ReadFile { .. } | Action::Idle | _ => break,
                 }
                 moved = true;
             }
