@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::card::Card;
 use crate::machine::{CONFIG, Machine, MachineOptions};
-use crate::parts::parts;
+use crate::parts::{Parts, parts};
 use crate::scene::{CARD, Scene, Setting, saw};
 use crate::transcript::{Terminal, recorded};
 
@@ -53,19 +53,19 @@ impl Laptop {
     }
 }
 
-fn toml() -> String {
+/// With a snapshot soon after the start.
+fn toml(further: &str) -> String {
     let setting = Setting {
         tables: "[snapshot]\nevery_s = 60\n",
         ..Setting::default()
     };
-    setting.toml().replace("qemu-1", GATEWAY)
+    setting.toml().replace("qemu-1", GATEWAY) + further
 }
 
 /// Switches the gateway on; its service begins by itself.
-fn boot_for(parts: &crate::parts::Parts, card: &Card, laptop: &Laptop) -> Machine {
-    let toml = toml();
+fn boot_for(parts: &Parts, card: &Card, laptop: &Laptop, toml: &str) -> Machine {
     let options = MachineOptions {
-        config_toml: &toml,
+        config_toml: toml,
         files: &[("/etc/holdup/allowed_signers", laptop.signers.as_bytes())],
         ..MachineOptions::default()
     };
@@ -95,7 +95,7 @@ fn a_technician_gets_a_gateway_with_a_destroyed_store_to_serve_again() {
     let Some(parts) = parts() else { return };
     let laptop = Laptop::new();
     let card = Card::create(CARD);
-    let toml = toml();
+    let toml = toml("");
     let options = MachineOptions {
         config_toml: &toml,
         ..MachineOptions::default()
@@ -118,7 +118,7 @@ fn a_technician_gets_a_gateway_with_a_destroyed_store_to_serve_again() {
     );
     scene.machine.cut_power();
 
-    let machine = boot_for(parts, &card, &laptop);
+    let machine = boot_for(parts, &card, &laptop, &toml);
     machine.wait_for("the agent's end", |m| {
         (m.sh("kill -0 $(cat /run/agent.pid)").status != 0).then_some(())
     });
@@ -139,4 +139,72 @@ fn a_technician_gets_a_gateway_with_a_destroyed_store_to_serve_again() {
             "{what} by kim: {shown}"
         );
     }
+}
+
+#[test]
+fn a_technician_resets_a_gateway_and_nothing_that_it_held_is_left() {
+    const MARK: &str = "press-in-hall-4";
+    let Some(parts) = parts() else { return };
+    let laptop = Laptop::new();
+    let card = Card::create(CARD);
+    let keygen = Command::new("age-keygen")
+        .output()
+        .expect("age-keygen; tests/install brings it");
+    let secret = String::from_utf8(keygen.stdout).expect("text");
+    let recipient = secret
+        .lines()
+        .find_map(|l| l.strip_prefix("# public key: "))
+        .expect("a public key");
+    let toml = toml(&format!(
+        "[backup]\nrecipients = [{recipient:?}]\nevery_s = 0\n[queue]\nenabled = false\n"
+    ));
+    let machine = boot_for(parts, &card, &laptop, &toml);
+    let ingest = |sensor: &str, n: u64| {
+        let told = machine.run(&format!(
+            "i=0; while [ $i -lt {n} ]; do i=$((i+1)); \
+             echo '{{\"sensor_name\":\"{sensor}\",\"timestamp\":'$i',\"value\":1}}'; done | \
+             holdup ingest --config {CONFIG} 2>&1"
+        ));
+        assert!(told.contains(&format!("acknowledged {n}")), "{told}");
+    };
+    ingest(MARK, 300);
+    machine.wait_for("a snapshot", |m| {
+        (m.sh("ls /data/snapshots/edge_store.db-*").status == 0).then_some(())
+    });
+
+    let mut terminal = at_the_cable(&machine, &laptop);
+    let screen = terminal.replay(&recorded("a factory reset"), GATEWAY);
+    saw("console", &format!("replayed:\n{screen}"));
+
+    ingest("after", 20);
+    let receipt = machine.run("cat /data/receipts/*.json");
+    assert!(receipt.contains("kim@laptop"), "{receipt}");
+    let shown = machine.run(&format!("holdup audit show --json --config {CONFIG}"));
+    for what in ["console.command", "reset"] {
+        assert!(
+            shown
+                .lines()
+                .any(|l| l.contains(what) && l.contains("kim@laptop")),
+            "{what} by kim: {shown}"
+        );
+    }
+    // The backup made first is encrypted; everything else is searched for what the store held.
+    let left = machine.sh(&format!("grep -rlF {MARK} /data"));
+    assert_eq!(left.output, "", "readings are left");
+    machine.cut_power();
+
+    // The next morning it serves what came since.
+    let machine = boot_for(parts, &card, &laptop, &toml);
+    let status = machine.run(&format!("holdup reset status --config {CONFIG}"));
+    assert!(status.contains("no reset is unfinished"), "{status}");
+    machine.sh("systemctl stop");
+    machine.power_off();
+    let folder = tempfile::tempdir().expect("a folder");
+    let db = card.extract_database("/edge_store.db", folder.path());
+    let db = rusqlite::Connection::open(db).expect("open");
+    let of = |sensor: &str| -> i64 {
+        let sql = "SELECT count(*) FROM readings WHERE sensor_name = ?1";
+        db.query_row(sql, [sensor], |r| r.get(0)).expect("count")
+    };
+    assert_eq!((of(MARK), of("after")), (0, 20));
 }
