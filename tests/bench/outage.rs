@@ -48,6 +48,9 @@ use patience::pace;
 use report::{median, quantile, target};
 use scene::{POWER_FAIL, Scene, Setting};
 
+/// What the usual script calls.
+const FURTHER_PROGRAMS: [&str; 1] = ["usual_way"];
+
 const OUTAGES: usize = 30;
 const GLITCH_MS: u32 = 30;
 const CHIP: &str = "9030000.pl061";

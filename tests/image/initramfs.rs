@@ -93,6 +93,12 @@ impl Initramfs {
         self.entry(path, 0o100_000 | mode, bytes, (0, 0));
     }
 
+    /// Adds a symbolic link.
+    pub(crate) fn link(&mut self, path: &str, to: &str) {
+        self.folders_above(path);
+        self.entry(path, 0o120_777, to.as_bytes(), (0, 0));
+    }
+
     /// Adds modules by name, each after what it depends on; init loads them in that order. Names
     /// that the kernel has built in, or that are here already, add nothing.
     pub(crate) fn modules(&mut self, kernel: &KernelModules, names: &[&str]) {

@@ -17,3 +17,6 @@ mod pi3;
 mod qtest;
 mod scene;
 mod transcript;
+
+/// Programs that only a benchmark wants in the gateway.
+const FURTHER_PROGRAMS: [&str; 0] = [];

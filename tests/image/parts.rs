@@ -8,8 +8,9 @@ use std::sync::OnceLock;
 
 use crate::initramfs::{Initramfs, KernelModules};
 
-/// Programs of `tests/image/guest/`, built as cargo examples beside the agent.
-const GUEST_PROGRAMS: [&str; 4] = ["line_watch", "foreign_writer", "board_watch", "usual_way"];
+/// The programs of `tests/image/guest/`, in one cargo example, built beside the agent.
+const GUEST: &str = "guest";
+const GUEST_PROGRAMS: [&str; 3] = ["line_watch", "foreign_writer", "board_watch"];
 /// The card, its file system and nothing else: consoles, GPIO and virtio are built in.
 const MODULES: [&str; 3] = ["sdhci-pci", "mmc_block", "ext4"];
 
@@ -100,16 +101,17 @@ fn root() -> Result<Initramfs, Obstacle> {
 fn gather() -> Result<Initramfs, Obstacle> {
     need_qemu_10()?;
     script(top(), "image/fetch-kernel", &[])?;
-    let examples: Vec<&str> = GUEST_PROGRAMS
-        .iter()
-        .flat_map(|program| ["--example", program])
-        .collect();
+    let programs = [GUEST].into_iter().chain(crate::FURTHER_PROGRAMS);
+    let examples: Vec<&str> = programs.clone().flat_map(|p| ["--example", p]).collect();
     script(top(), "image/build-aarch64", &examples)?;
 
     let home = top().join("target/gateway");
     let mut root = Initramfs::new(&home.join("busybox/busybox"));
-    for program in GUEST_PROGRAMS.into_iter().chain(["holdup"]) {
+    for program in programs.chain(["holdup"]) {
         root.program(&format!("/usr/bin/{program}"), &home.join(program));
+    }
+    for program in GUEST_PROGRAMS {
+        root.link(&format!("/usr/bin/{program}"), GUEST);
     }
     Ok(root)
 }

@@ -16,13 +16,9 @@ use holdup::clock::{Clock, SystemClock};
 use holdup::config::{GpioAbi, load};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-#[path = "../../support/allocations.rs"]
-mod allocations;
+use super::allocations;
 
-#[global_allocator]
-static COUNTED: allocations::Counted = allocations::Counted;
-
-fn main() -> Result<()> {
+pub(super) fn run() -> Result<()> {
     let abi = std::env::args()
         .nth(1)
         .context("usage: board_watch v1|v2")?;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rusqlite::Connection;
 
-fn main() -> Result<()> {
+pub(super) fn run() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [database, mode, pause_ms, rest @ ..] = arguments.as_slice() else {
         anyhow::bail!(

@@ -7,7 +7,7 @@
 use anyhow::{Context, Result};
 use gpiocdev::line::{EdgeDetection, EdgeKind};
 
-fn main() -> Result<()> {
+pub(super) fn run() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let label = arguments
         .next()
