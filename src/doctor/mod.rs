@@ -26,7 +26,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::agent::Status;
-use crate::config::{Loaded, Settings};
+use crate::config::{Loaded, Settings, one_line};
 use crate::media::Tree;
 
 /// How a check came out.
@@ -188,7 +188,12 @@ fn machine(p: &Patient<'_>, out: &mut Vec<Check>) {
         eeprom::checks,
         rail::checks,
     ] {
+        let before = out.len();
         look(p, out);
+        // Who mounts, and what is plugged in, chooses names.
+        for check in &mut out[before..] {
+            check.found = one_line(&check.found);
+        }
     }
 }
 

@@ -213,6 +213,21 @@ fn a_watchdog_that_nobody_feeds_is_no_watchdog() {
 }
 
 #[test]
+fn a_name_that_somebody_chose_is_shown_escaped() {
+    let w = World::new();
+    w.put(
+        "proc/self/mountinfo",
+        "29 1 179:2 / /\u{1b}[2J rw - ext4 x rw\n30 1 179:2 / /var rw - ext4 x rw,\u{1b}[2J\n",
+    );
+    w.put("proc/swaps", "head\n/\u{1b}[2J file 1 0 1\n");
+    w.put("sys/class/watchdog/watchdog0/identity", "\u{1b}[2J\n");
+    for name in ["mount", "swap", "watchdog"] {
+        let (_, words) = w.one(name);
+        assert!(!words.contains('\u{1b}'), "{words:?}");
+    }
+}
+
+#[test]
 fn a_clock_without_a_cell_is_told() {
     let w = World::new();
     assert_eq!(w.one("clock").0, Level::Warn);

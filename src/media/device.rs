@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::tree::Tree;
+use super::tree::{Tree, printable};
 
 /// Layers below one another; more is a circle.
 const DEEPEST: usize = 12;
@@ -97,10 +97,15 @@ pub fn disk_under(tree: &Tree, dir: &Path) -> Result<Disk, NoDisk> {
         layers: Vec::new(),
         devices: Vec::new(),
     };
-    match walk.below_dir(dir, 0) {
+    let found = walk.below_dir(dir, 0);
+    // Who mounts and maps chooses names.
+    for layer in &mut walk.layers {
+        *layer = printable(layer.as_bytes());
+    }
+    match found {
         Ok((node, fs)) => walk.disk(&node, fs),
         Err(why) => Err(NoDisk {
-            why,
+            why: printable(why.as_bytes()),
             layers: walk.layers,
         }),
     }

@@ -82,6 +82,8 @@ mod tests {
             "{}",
             told.value
         );
+        let told = decode("# \u{1b}[2J Errors:\t 9\n");
+        assert!(!told.value.contains('\u{1b}'), "{told:?}");
         for nothing in ["", "# :", "a: b\nc: -1", "\0\0:"] {
             assert_eq!(decode(nothing).says, Says::Unknown, "{nothing:?}");
         }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::tree::printable;
+
 /// What one observation says, from the best to the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -81,7 +83,8 @@ impl Evidence {
     pub fn of(of: Suspect, source: &str, says: Says, value: impl Into<String>) -> Self {
         Self {
             source: source.to_owned(),
-            value: value.into(),
+            // Devices, kernels and mounts choose some of the words.
+            value: printable(value.into().as_bytes()),
             says,
             of,
             doubtful: false,

@@ -115,6 +115,7 @@ fn whole(days: f64) -> u32 {
 /// `2 years`, `5 months`, `12 days`.
 pub fn in_words(days: u32) -> String {
     match days {
+        0 => "today".to_owned(),
         7300.. => "20 years or more".to_owned(),
         730.. => format!("{} years", days / 365),
         60.. => format!("{} months", days / 30),

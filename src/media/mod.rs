@@ -20,6 +20,7 @@ mod latency;
 mod makers;
 mod nvme;
 mod nvme_ask;
+mod rail;
 mod tree;
 mod verdict;
 mod wear;
@@ -40,6 +41,7 @@ pub use identity::{Identity, mmc_cid, sd_cid, sd_csd, sd_speed};
 pub use kmsg::{KernelLog, Sign};
 pub use latency::Latency;
 pub use nvme::{PAGE as NVME_PAGE, SmartLog};
+pub use rail::{Rail, rail};
 pub use tree::Tree;
 pub use verdict::{Confidence, Judgement, Suspicion, Verdict, judge};
 pub use wear::Wear;
@@ -153,6 +155,7 @@ pub fn examine(tree: &Tree, asked: Asked<'_>) -> Report {
         );
     }
     evidence.extend(kmsg::collect(tree, &disk));
+    evidence.extend(rail::collect(tree));
     evidence.extend(err_stats::collect(tree, &disk));
     let (found, lifetime) = ext4::collect(tree, &disk);
     evidence.extend(found);

@@ -275,6 +275,33 @@ fn read_errors_accuse_the_card_unless_the_supply_sagged_or_the_host_stumbled() {
 }
 
 #[test]
+fn a_rail_that_sagged_by_the_firmwares_word_excuses_the_card() {
+    let world = World::new();
+    let error = "I/O error, dev mmcblk0, sector 2048 op 0x1:(WRITE) flags 0x80700";
+    world.sandisk().kernel(&[error]);
+    let throttled = "sys/devices/platform/soc@107c000000/soc@107c000000:firmware/get_throttled";
+    for (flags, verdict) in [
+        ("0", Verdict::ReplaceNow),
+        ("50000", Verdict::Watch),
+        ("50005", Verdict::Watch),
+        ("nonsense", Verdict::ReplaceNow),
+    ] {
+        world.put(throttled, format!("{flags}\n"));
+        assert_eq!(world.look().judgement.verdict, verdict, "{flags}");
+    }
+}
+
+#[test]
+fn names_that_somebody_chose_write_nothing_to_a_terminal() {
+    let world = World::new();
+    let table =
+        "29 1 0:30 / / rw - overlay \u{1b}[2J rw\n30 29 0:31 / /var/lib rw - tmpfs\u{1b}[2J x rw\n";
+    let report = world.mounts(table).look();
+    let json = format!("{report:?}");
+    assert!(!json.contains("\\u{1b}"), "{json}");
+}
+
+#[test]
 fn a_file_system_with_errors_is_watched_and_the_card_is_not_accused() {
     let world = World::new();
     world
