@@ -35,6 +35,48 @@ fn make() {
     put("queue", lines());
     put("audit", entries());
     put("console", sessions());
+    put("media", pages_and_texts());
+}
+
+/// What cards, controllers and kernels say.
+fn pages_and_texts() -> Vec<Vec<u8>> {
+    let signatures: [&[u8]; 9] = [
+        b"DS200710\x0c",
+        b"\x70\x58",
+        b"LX",
+        b"\x09\x41",
+        b"Tr",
+        b"ME",
+        b"Sw",
+        b"\x98\x3e\xa8",
+        b"\x98\x3e\xa8",
+    ];
+    let mut all = Vec::new();
+    for (choice, signature) in (0u8..).zip(signatures) {
+        let mut page = vec![choice];
+        page.extend(signature);
+        page.resize(513, 1);
+        all.push(page);
+    }
+    let mut log = vec![9, 0, 0x36, 1, 100, 10, 3];
+    log.resize(513, 0);
+    all.push(log);
+    let mut registers = vec![10];
+    registers.extend(b"\x03SDSC32G\x80\xb1\xa2\xc3\xd4\x01\x37\x00");
+    registers.resize(513, 0x40);
+    all.push(registers);
+    for text in [
+        "0x01 0x0a\n0x02\n",
+        "3,1,9,-;I/O error, dev mmcblk0, sector 9 op 0x0:(READ)\n4,2,9,-;mmc0: running CQE recovery\n",
+        "# Data CRC Errors Occurred:\t 9\n",
+        "1 2 3 4 5 6 7 8 9 10 11 12\n",
+        "{\"version\":1,\"media\":[{\"id\":\"a\",\"wear\":[[1,{\"low\":1,\"high\":2}]]}]}",
+    ] {
+        let mut bytes = vec![11];
+        bytes.extend(text.as_bytes());
+        all.push(bytes);
+    }
+    all
 }
 
 /// What is typed and pasted at a console.
