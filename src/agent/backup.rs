@@ -42,6 +42,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const AFTER_START: Duration = Duration::from_secs(120);
 /// After one that failed, or after a tenth of the interval.
 const AGAIN: Duration = Duration::from_secs(900);
+/// Its files are not read meanwhile.
+const QUEUE_LOOK: &str = "the queue is still looked after";
 /// How often the directory is looked at for status.
 const LOOK_AT_DIR: Duration = Duration::from_secs(600);
 /// What the entry in the audit log gets, before the first change.
@@ -299,7 +301,9 @@ impl Worker {
                 look = Some(now);
             }
             self.say(able, due, held_off);
-            let wish = lock(&self.means.desk.0).wish.take();
+            // A wish waits for the queue: that is a moment, where nothing is wrong with it.
+            let soon = held_off == Some(QUEUE_LOOK);
+            let wish = lock(&self.means.desk.0).wish.take_if(|_| !soon);
             let is_due = due.is_some_and(|due| now >= due);
             match (wish, held_off) {
                 (Some(wish), Some(why)) => {
@@ -318,7 +322,8 @@ impl Worker {
                 }
                 (None, _) => {
                     let left = due.map_or(LOOK, |d| d.since(now).max(LOOK / 20));
-                    std::thread::park_timeout(LOOK.min(left));
+                    let look = if soon { LOOK / 20 } else { LOOK };
+                    std::thread::park_timeout(look.min(left));
                 }
             }
         }
@@ -367,7 +372,7 @@ impl Worker {
             StoreState::Running | StoreState::DiskFull
                 if !self.means.known.is_queue_looked_after() =>
             {
-                Some("the queue is still looked after")
+                Some(QUEUE_LOOK)
             }
             StoreState::Running | StoreState::DiskFull => None,
             StoreState::Starting | StoreState::Failed(_) | StoreState::Stopped => {

@@ -188,7 +188,10 @@ fn a_damaged_queue_does_not_keep_readings_from_being_taken() {
     agent.kill();
     strike(&queue, |bytes| noise(bytes));
     let mut agent = home.start();
-    let status = agent.wait_for("a store", |s| s["store"] == "running");
+    // Behind the store.
+    let status = agent.wait_for("a recovered queue", |s| {
+        s["store"] == "running" && recovered(s, "sync_queue.db").is_some()
+    });
     let report = recovered(&status, "sync_queue.db").unwrap_or_else(|| panic!("{}", home.log()));
     // Its log may still give what the database cannot.
     let verdict = report["verdict"].as_str().unwrap_or_default();
@@ -479,7 +482,9 @@ fn each_recovery_has_evidence_of_its_own_also_of_a_store_that_is_gone() {
     }
     strike(&queue, |bytes| noise(bytes));
     let mut agent = home.start();
-    agent.wait_for("service", |s| s["store"] == "running");
+    agent.wait_for("a recovered queue", |s| {
+        s["store"] == "running" && recovered(s, "sync_queue.db").is_some()
+    });
     agent.stop();
     for entry in fs::read_dir(home.data("evidence")).expect("list").flatten() {
         let report = fs::read(entry.path().join("report.json")).expect("a report");
