@@ -201,6 +201,21 @@ impl Desk {
         })
     }
 
+    /// By the running agent, or without one.
+    fn reset(&self, order: &Order, technician: &str) -> Step {
+        let mut args = vec!["reset"];
+        for word in order.words() {
+            match word {
+                "waive-undelivered" => args.push("--waive-undelivered"),
+                "without-backup" => args.extend(["--no-backup", "without-backup"]),
+                level => args.push(level),
+            }
+        }
+        let id = &self.settings.gateway.id;
+        args.extend(["--yes-erase", id, "--technician", technician]);
+        self.verb(&args)
+    }
+
     /// A backup takes the place of what is there; its key is on a stick or was typed.
     fn restore(&self, order: &Order, secret: &str, technician: &str) -> VecDeque<Step> {
         let mut words = order.words();
@@ -262,6 +277,15 @@ impl Desk {
                 one.remedy
             ),
         }
+    }
+}
+
+/// Is `verb` one of this binary's?
+fn is_there(verb: &str) -> Result<(), String> {
+    if super::has_verb(verb) {
+        Ok(())
+    } else {
+        Err(format!("this holdup has no `{verb}` yet"))
     }
 }
 
@@ -394,9 +418,7 @@ impl Host for Desk {
             .extend(warning.unwrap_or_default().into_bytes());
         match order.command.does {
             Does::Verb(pattern) => {
-                if let Some(verb) = pattern.first().filter(|v| !super::has_verb(v)) {
-                    return Err(format!("this holdup has no `{verb}` yet"));
-                }
+                is_there(pattern.first().copied().unwrap_or_default())?;
                 let words = self.filled(pattern, order, technician);
                 let words: Vec<&str> = words.iter().map(String::as_str).collect();
                 running.steps.push_back(self.verb(&words));
@@ -416,6 +438,10 @@ impl Host for Desk {
             Does::Store(pattern) => {
                 let store = vec![self.store()];
                 running.steps = self.databases(store, pattern, order, technician);
+            }
+            Does::Reset => {
+                is_there("reset")?;
+                running.steps.push_back(self.reset(order, technician));
             }
             Does::Restore => running.steps = self.restore(order, secret, technician),
             Does::Log => console_files::log(order, &mut running),

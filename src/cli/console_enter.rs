@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::agent::{ByHand, ControlAnswer, ControlRequest};
 use crate::audit::lay_aside;
-use crate::clock::{Clock, SystemClock, boot_id};
+use crate::clock::{Clock, Mono, SystemClock, boot_id};
 use crate::config::Settings;
 
 use super::{Usage, power};
@@ -25,6 +25,9 @@ const ENTER: Duration = Duration::from_secs(8);
 
 /// What the process that writes it by hand gets; a commit on a slow card takes 2 s.
 const BY_HAND: Duration = Duration::from_secs(6);
+
+/// Between two looks whether it has ended.
+const NAP: Duration = Duration::from_millis(5);
 
 /// The exit code of an entry that waits in the log's own spool.
 const WAITS: u8 = 1;
@@ -98,8 +101,15 @@ impl Entering {
             .stderr(writer)
             .spawn()
             .map_err(failed)?;
-        let said = until_closed(&mut reader, BY_HAND);
-        match child.try_wait().map_err(failed)? {
+        let end = SystemClock.mono() + BY_HAND;
+        let said = until_closed(&mut reader, end);
+        // It says its last word before it has ended.
+        let mut ended = child.try_wait().map_err(failed)?;
+        while ended.is_none() && SystemClock.mono() < end {
+            pause(NAP);
+            ended = child.try_wait().map_err(failed)?;
+        }
+        match ended {
             Some(status) if status.success() => Ok(true),
             Some(status) if status.code() == Some(i32::from(WAITS)) => Ok(false),
             Some(_) => {
@@ -153,10 +163,18 @@ fn ask_agent(settings: &Settings, action: &str, by: &str, details: &Value) -> As
     }
 }
 
+fn pause(time: Duration) {
+    if let Ok(time) = Timespec::try_from(time) {
+        // Woken early by a signal: the loop looks again.
+        match poll(&mut [], Some(&time)) {
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
 /// What comes until the other end closes, or the time is over.
-fn until_closed(reader: &mut PipeReader, patience: Duration) -> String {
+fn until_closed(reader: &mut PipeReader, end: Mono) -> String {
     let clock = SystemClock;
-    let end = clock.mono() + patience;
     let mut said = Vec::new();
     loop {
         let left = end.since(clock.mono());

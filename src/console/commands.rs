@@ -41,6 +41,8 @@ pub enum Does {
     Store(&'static [&'static str]),
     /// A backup takes the place of what is there, with the agent stopped meanwhile.
     Restore,
+    /// The factory reset; its words say how much, and what is waived.
+    Reset,
     /// A program of the system.
     Program(&'static [&'static str]),
     /// The agent's log.
@@ -66,7 +68,8 @@ pub enum Does {
 pub struct Command {
     /// What is typed.
     pub name: &'static str,
-    /// What may stand behind it: `NAME` must, `[NAME]` may, `NAME...` is one or more.
+    /// What may stand behind it: `NAME` must, `[NAME]` may, `NAME...` is one or more. In small
+    /// letters it is the word itself, one of those between bars, or any of those in brackets.
     pub takes: &'static str,
     /// What it does, in at most 55 characters.
     pub about: &'static str,
@@ -85,6 +88,20 @@ impl Command {
         let least = words.clone().filter(|w| !w.starts_with('[')).count();
         let many = self.takes.ends_with("...");
         (least, if many { usize::MAX } else { words.count() })
+    }
+
+    /// May `word` stand in the `n`th place behind it?
+    fn has_place_for(&self, n: usize, word: &str) -> bool {
+        let places = || self.takes.split_ascii_whitespace();
+        let is_word = |place: &str| place.starts_with(|c: char| c.is_ascii_lowercase());
+        match places().nth(n).map(|p| p.trim_matches(['[', ']'])) {
+            Some(place) if is_word(place) && n < self.words().0 => {
+                place.split('|').any(|w| w == word)
+            }
+            Some(place) if is_word(place) => places()
+                .any(|p| p.strip_prefix('[').and_then(|p| p.strip_suffix(']')) == Some(word)),
+            Some(_) | None => true,
+        }
     }
 }
 
@@ -157,7 +174,10 @@ pub fn find(line: &str) -> Result<Order, NoOrder> {
     let signed = matches!(command.needs, Needs::Signature(_));
     let kept = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let mut order = Order::plain(command);
-    for word in words {
+    for (n, word) in words.enumerate() {
+        if !command.has_place_for(n, word) {
+            return Err(NoOrder::Wrong(command));
+        }
         // Two words must never be signed as the same.
         if word.starts_with('-') || signed && !word.chars().all(kept) {
             return Err(NoOrder::Word);

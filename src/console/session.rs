@@ -494,6 +494,7 @@ impl Session {
             | Does::Databases(_)
             | Does::Store(_)
             | Does::Restore
+            | Does::Reset
             | Does::Program(_)
             | Does::Log
             | Does::Send

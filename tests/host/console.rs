@@ -308,6 +308,19 @@ fn the_console_answers_while_no_agent_does_and_a_damaged_store_is_recovered() {
     let mut bytes = std::fs::read(&store).expect("read");
     bytes[..100].fill(0);
     home.write("data/edge_store.db", &bytes);
+    laptop.types("data verify\r");
+    laptop.sees("[y/N] ");
+    laptop.types("y\r");
+    let text = laptop.reads();
+    assert!(
+        text.contains("== the store") && text.contains("(1: see above)"),
+        "{text}"
+    );
+    assert_eq!(
+        std::fs::read(&store).expect("read"),
+        bytes,
+        "nothing is changed by looking"
+    );
     laptop.types("data recover\r");
     laptop.sees("[y/N] ");
     laptop.types("y\r");
@@ -708,4 +721,114 @@ fn a_new_name_of_the_gateway_is_the_one_that_must_be_typed() {
     laptop.sees("plant-8# ");
     laptop.types("reboot\r");
     laptop.sees("type the gateway's name: plant-8");
+}
+
+#[test]
+fn a_backup_is_restored_with_a_key_that_is_typed_and_never_shown() {
+    let home = home();
+    let made = home.holdup(&["backup", "keygen"]);
+    assert_eq!(made.status.code(), Some(0), "{made:?}");
+    let key = String::from_utf8(made.stdout).expect("text");
+    let secret = key.lines().find(|l| l.starts_with("AGE-SECRET-KEY-1"));
+    let secret = secret.expect("a key").to_owned();
+    let agent = home.serving();
+    let mut client = home.client();
+    for _ in 0..50 {
+        client.send();
+    }
+    client.wait_acked(50);
+    // At first the queue is still looked after.
+    poll("a backup", || {
+        let made = home.holdup(&["backup", "create", "--json"]);
+        (made.status.code() == Some(0)).then_some(())
+    });
+    let list = home.holdup(&["backup", "list", "--json"]);
+    let list: serde_json::Value = serde_json::from_slice(&list.stdout).expect("json");
+    let name = list["backups"][0]["name"]
+        .as_str()
+        .expect("a backup")
+        .to_owned();
+    for _ in 0..10 {
+        client.send();
+    }
+    client.wait_acked(60);
+    let mut laptop = logged_in(&home);
+    agent.stop();
+    laptop.types(&format!("restore {name}\r"));
+    laptop.sees("name: ");
+    laptop.types("host-test\r");
+    laptop.sees("key (not shown): ");
+    laptop.types(&format!("{secret}\r"));
+    let screen = laptop.sees("Ctrl-C: back.");
+    assert!(!screen.contains("AGE-SECRET"), "{screen}");
+    let rows = screen.lines().find(|l| l.chars().count() > 79);
+    assert_eq!(rows, None, "{screen}");
+    let answer = laptop.signs(&screen).replace('\n', "\r");
+    laptop.types(&answer);
+    laptop.sees("Any key stops it.");
+    let text = laptop.reads();
+    assert_eq!(home.values().len(), 50, "{text}");
+    assert!(!text.contains("AGE-SECRET"), "{text}");
+    let entries = audited(&home);
+    assert!(
+        entries.iter().all(|e| !e.2.contains("AGE-SECRET")),
+        "{entries:?}"
+    );
+    assert!(!home_log(&home).contains("AGE-SECRET"));
+    let confirmed = entries
+        .iter()
+        .any(|e| e.0 == "console.confirmed" && e.2.contains(&name));
+    assert!(confirmed, "{entries:?}");
+}
+
+fn home_log(home: &Home) -> String {
+    std::fs::read_to_string(home.path("console.log")).expect("the console's log")
+}
+
+#[test]
+fn the_network_is_set_for_whoever_manages_it_and_taken_back() {
+    let home = home();
+    let root = home.path("root");
+    let folder = root.join("etc/NetworkManager/system-connections");
+    std::fs::create_dir_all(&folder).expect("made");
+    std::fs::create_dir_all(root.join("sys/class/net/eth0/device")).expect("made");
+    std::fs::create_dir_all(root.join("sys/class/net/wlan0/device")).expect("made");
+    std::fs::create_dir_all(root.join("sys/class/net/wlan0/wireless")).expect("made");
+    let shown = root.display().to_string();
+    let set = |value: &[&str]| {
+        let mut args = vec!["config", "set", "--root", shown.as_str(), "network"];
+        args.extend(value);
+        home.holdup(&args)
+    };
+    for bad in [
+        &["192.168.1.255/24"][..],
+        &["10.0.0.1/8", "11.0.0.1"],
+        &["never"],
+    ] {
+        let out = set(bad);
+        assert_eq!(out.status.code(), Some(2), "{bad:?}: {out:?}");
+    }
+    let file = folder.join("holdup.nmconnection");
+    assert!(!file.exists(), "what is refused changes nothing");
+    for value in [&["192.168.1.20/24", "192.168.1.1"][..], &["dhcp"]] {
+        let out = set(value);
+        assert_eq!(out.status.code(), Some(0), "{out:?}");
+    }
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(&file).expect("the file").permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600, "NetworkManager takes no other");
+    let text = |what: &str| {
+        let text = std::fs::read_to_string(&file).expect("the file");
+        assert!(
+            text.contains("interface-name=eth0") && text.contains(what),
+            "{text}"
+        );
+    };
+    text("method=auto");
+    assert_eq!(home.holdup(&["config", "undo"]).status.code(), Some(0));
+    text("address1=192.168.1.20/24,192.168.1.1");
+    assert_eq!(home.holdup(&["config", "undo"]).status.code(), Some(0));
+    assert!(!file.exists());
+    assert_eq!(home.holdup(&["config", "undo"]).status.code(), Some(1));
 }

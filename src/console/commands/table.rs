@@ -79,26 +79,18 @@ pub const COMMANDS: &[Command] = &[
         Does::Program(&["systemctl", "restart", "holdup"]), "restart the agent", ""),
     row("reboot", "", Needs::Name("The machine starts anew. Nothing is erased. It serves again after a minute."),
         Does::Program(&["systemctl", "reboot"]), "start the machine anew", ""),
-    row("reset show", "LEVEL", Needs::Technician, Does::Verb(&["reset", "{1}", "--dry-run"]), "what a reset would erase and keep; touches nothing", "reset show data"),
-    row("reset status", "", Needs::Login, Does::Verb(&["reset", "status"]), "what the last reset did, or where it stands", ""),
-    row("reset receipt", "", Needs::Login, Does::Verb(&["reset", "receipt"]), "the last reset's receipt, its signature checked", ""),
-    row("reset", "LEVEL",
-        Needs::Signature("ERASED for good, by level (`reset show LEVEL` lists it):\r\n\
+    row("reset plan", "data|settings|everything", Needs::Login,
+        Does::Verb(&["reset", "{1}", "--dry-run"]), "what a reset would erase, and what it would keep", "reset plan data"),
+    row("reset status", "", Needs::Login, Does::Verb(&["reset", "status"]), "what the last reset did, or where one stands", ""),
+    row("reset receipt", "", Needs::Login, Does::Verb(&["reset", "receipt"]), "the receipt of the last reset", ""),
+    row("reset", "data|settings|everything [waive-undelivered] [without-backup]",
+        Needs::Signature("ERASED for good, by level:\r\n\
                           data        readings, queue, local snapshots\r\n\
                           settings    also configuration, network, tokens\r\n\
                           everything  also technicians' keys and the identity, for disposal\r\n\
-                          The audit log is kept. A verified backup comes first."),
-        Does::Verb(&["reset", "{1}", "--yes-erase", "{gateway}", "--technician", "{technician}"]),
-        "factory reset; LEVEL is data, settings or everything", "reset data"),
-    row("reset without-backup", "LEVEL",
-        Needs::Signature("ERASED for good, by level (`reset show LEVEL` lists it):\r\n\
-                          data        readings, queue, local snapshots\r\n\
-                          settings    also configuration, network, tokens\r\n\
-                          everything  also technicians' keys and the identity, for disposal\r\n\
-                          The audit log is kept. NO BACKUP IS MADE, and messages that were not\r\n\
-                          delivered are erased with the rest: nobody can bring them back."),
-        Does::Verb(&["reset", "{1}", "--yes-erase", "{gateway}", "--technician", "{technician}",
-                     "--no-backup", "without-backup", "--waive-undelivered"]),
-        "the same with nothing kept elsewhere", "reset without-backup data"),
+                          `reset plan` says more. The audit log is kept. A verified backup comes first\r\n\
+                          (but for `without-backup`); messages that wait to be sent stop it (but for\r\n\
+                          `waive-undelivered`)."),
+        Does::Reset, "factory reset; the level says how much goes", "reset data"),
     row("logout", "", Needs::Nobody, Does::Logout, "end the session", ""),
 ];

@@ -10,6 +10,11 @@ fn a_command_is_all_of_its_words_and_what_it_takes() {
     let order = find(" reset   data ").expect("an order");
     assert_eq!((order.command.name, order.args.as_str()), ("reset", "data"));
     assert_eq!(order.action(), "reset/data");
+    let waived = find("reset everything without-backup waive-undelivered").expect("an order");
+    assert_eq!(
+        waived.action(),
+        "reset/everything/without-backup/waive-undelivered"
+    );
     let set = find("config set gateway.id plant 8").expect("an order");
     assert_eq!(
         set.words().collect::<Vec<_>>(),
@@ -24,6 +29,10 @@ fn a_command_is_all_of_its_words_and_what_it_takes() {
         "reboot;x",
         "reset",
         "reset data now",
+        "reset all",
+        "reset waive-undelivered",
+        "reset plan",
+        "reset plan disk",
         "config set gateway.id",
         "send a b",
     ] {
@@ -36,8 +45,7 @@ fn no_word_becomes_an_option_and_no_two_actions_are_signed_alike() {
     for no in [
         "log --file=/etc/shadow",
         "send -x",
-        "reset da/ta",
-        "reset d$a",
+        "restore a$b",
         "restore a/b S",
     ] {
         assert!(matches!(find(no), Err(NoOrder::Word)), "{no}");
@@ -94,8 +102,12 @@ fn what_erases_wants_a_signature_and_what_only_reads_is_a_viewers() {
     for c in COMMANDS {
         let erases = ["restore", "reset"].contains(&c.name);
         assert_eq!(matches!(c.needs, Needs::Signature(_)), erases, "{}", c.name);
-        if let Does::Program(_) | Does::Restore | Does::Databases(_) | Does::Store(_) | Does::Send =
-            c.does
+        if let Does::Program(_)
+        | Does::Restore
+        | Does::Reset
+        | Does::Databases(_)
+        | Does::Store(_)
+        | Does::Send = c.does
         {
             assert!(
                 !matches!(c.needs, Needs::Nobody | Needs::Login),

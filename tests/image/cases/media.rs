@@ -95,7 +95,7 @@ fn a_card_that_tells_nothing_is_unknown_and_the_kernels_words_make_it_worse() {
     });
     scene.machine.wait_for("its entry in the audit log", |m| {
         let shown = m.run(&format!("holdup audit show --json --config {CONFIG}"));
-        let entered = |l: &str| l.contains("media") && l.contains("replace_now");
+        let entered = |l: &str| l.contains("medium_worse") && l.contains("replace_now");
         shown.lines().any(entered).then_some(())
     });
     let account = load.finish();
