@@ -157,8 +157,13 @@ impl<'a> Terminal<'a> {
     /// What the laptop's shell prints for the line that the console shows.
     fn sign(&self) -> String {
         let rows = self.rows();
-        let line = rows.iter().rfind(|r| r.starts_with("echo "));
-        let line = line.expect("a line to paste into the laptop's shell");
+        let at = rows.iter().rposition(|r| r.starts_with("echo "));
+        let at = at.expect("a line to paste into the laptop's shell");
+        let mut line = rows[at].clone();
+        if line.ends_with('|') {
+            // It goes on in the next row, as a shell's does.
+            line.push_str(&rows[at + 1]);
+        }
         let line = line.replace("KEY", &self.key.display().to_string());
         let shell = Command::new("sh")
             .arg("-c")
