@@ -4,6 +4,7 @@
 //! beside the database for the next start, and has one remedy, in the same words everywhere.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::durable::{DurableError, Gate, Medium};
 use crate::power::Reason;
 use crate::queue::QueueState;
-use crate::store::{StoreState, suspicion};
+use crate::store::{StoreState, companion, suspicion};
 use crate::{queue, store};
 
 use super::costs::lock;
@@ -63,6 +64,19 @@ struct Seen {
     opening: Option<String>,
     /// Nothing is done to the queue's files any more but by who has it open.
     queue_looked_after: bool,
+    /// The files of the open store, by device and number.
+    names: Vec<(PathBuf, Option<(u64, u64)>)>,
+    /// What is in it has no name any more: a copy is wanted before anything else.
+    nameless: bool,
+}
+
+/// Which file lies at `path`; `None`: none does.
+fn number(path: &Path) -> std::io::Result<Option<(u64, u64)>> {
+    match path.symlink_metadata() {
+        Ok(m) => Ok(Some((m.dev(), m.ino()))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 impl Known {
@@ -97,6 +111,44 @@ impl Known {
     /// What keeps the store from being opened; `None`: nothing any more.
     pub(super) fn opening(&self, why: Option<String>) {
         lock(&self.0).opening = why;
+    }
+
+    /// The store is open: these are its files.
+    pub(super) fn opened(&self, store: &Path) {
+        let all = [store.to_owned(), companion(store, "-wal")];
+        let numbered = all.map(|path| {
+            let number = number(&path).ok().flatten();
+            (path, number)
+        });
+        lock(&self.0).names = numbered.into();
+    }
+
+    /// Looks whether somebody removed or replaced a file of the open store: SQLite goes on without a
+    /// word, and the next start finds nothing of it.
+    pub(super) fn look_at_names(&self) {
+        let mut seen = lock(&self.0);
+        let is_another = |(path, was): &(PathBuf, Option<(u64, u64)>)| {
+            was.is_some() && number(path).is_ok_and(|now| now != *was)
+        };
+        let Some((path, _)) = seen.names.iter().find(|n| is_another(n)).cloned() else {
+            return;
+        };
+        let why = format!(
+            "{} was removed or replaced while it is open: what is stored has no name any more; \
+             snapshots of it are taken each minute",
+            path.display()
+        );
+        let store = seen.names.first().map(|(store, _)| store.clone());
+        log::error!("{why}");
+        seen.databases.extend(store.map(|store| (store, why)));
+        // Said once.
+        seen.names.clear();
+        seen.nameless = true;
+    }
+
+    /// Is the open store without a name?
+    pub(super) fn is_nameless(&self) -> bool {
+        lock(&self.0).nameless
     }
 
     /// The queue was looked after: its files may be read as any others.

@@ -232,7 +232,10 @@ impl Opener {
         };
         self.known.opening(None);
         match &opened {
-            Ok(_) => self.governor.govern(),
+            Ok(_) => {
+                self.known.opened(&self.settings.gateway.store_path());
+                self.governor.govern();
+            }
             Err(_) => self.shared.stop(),
         }
         let serves = opened.is_ok();

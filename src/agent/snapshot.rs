@@ -27,6 +27,8 @@ use super::damage::Known;
 use super::explain;
 use super::quiet::Quiet;
 
+/// Between those of an open store that has no name any more.
+const NAMELESS: Duration = Duration::from_secs(60);
 /// What its thread is for.
 const WHAT: &str = "snapshots";
 /// How often it looks at the state of power and disk.
@@ -139,7 +141,7 @@ impl Worker {
         self.sweep();
         self.publish();
         let mut due = clock.mono() + self.first();
-        let mut full = false;
+        let (mut full, mut hurried) = (false, false);
         while !self.stop.load(Ordering::Relaxed) {
             let held_off = self.held_off();
             self.say(due, held_off);
@@ -152,12 +154,18 @@ impl Worker {
             std::thread::park_timeout(nap);
             let now_full = self.means.orders.stats().state == StoreState::DiskFull;
             full = now_full && (full || self.give_room());
+            let nameless = self.means.known.is_nameless();
+            if nameless && !hurried {
+                due = clock.mono();
+                hurried = true;
+            }
             if clock.mono() < due || self.held_off().is_some() {
                 continue;
             }
             lock(&self.means.seen).state = "taking".to_owned();
             let taken = self.take_all();
-            due = clock.mono() + if taken { self.interval() } else { self.again() };
+            let next = if taken { self.interval() } else { self.again() };
+            due = clock.mono() + if nameless { next.min(NAMELESS) } else { next };
             self.publish();
         }
     }

@@ -281,6 +281,7 @@ impl StatusSource {
             | State::Stopping
             | State::Off => return,
         }
+        self.known.look_at_names();
         let found = read_only(self.medium.fd());
         let before = self.read_only.swap(found.is_some(), Relaxed);
         if let (Some(why), false) = (found, before) {

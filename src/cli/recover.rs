@@ -90,6 +90,9 @@ pub(super) fn run(config: &Path, args: &RecoverArgs, out: &mut dyn Write) -> any
         Err(RecoveryError::Held(e @ HoldError::InUse { .. })) => {
             return refused(&e.to_string(), args.json, out);
         }
+        Err(RecoveryError::Nothing(_)) if database.is_file() => {
+            return nothing_in(&database, args.json, out);
+        }
         Err(e) => return Err(e).with_context(|| format!("cannot recover {}", database.display())),
     };
     if args.json {
@@ -240,6 +243,20 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     // A link's target is what SQLite puts -wal and -journal beside.
     let path = path.canonicalize().or_else(|_| std::path::absolute(path));
     path.context("the working directory cannot be read: give a full path")
+}
+
+/// Nothing could be done: exit code 1.
+fn nothing_in(database: &Path, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
+    let why = format!(
+        "{} is empty, and neither a log nor a journal lies beside it: there is nothing to recover",
+        database.display()
+    );
+    if json {
+        writeln!(out, "{:#}", serde_json::json!({ "error": why }))?;
+    } else {
+        writeln!(io::stderr(), "holdup: {why}")?;
+    }
+    Ok(1)
 }
 
 fn refused(why: &str, json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {

@@ -220,3 +220,24 @@ fn of_a_young_store_whose_log_lost_its_first_512_bytes_every_reading_comes_back(
     let want: Vec<f64> = (0..20).map(f64::from).collect();
     assert_eq!(home.values(), want);
 }
+
+#[test]
+fn a_store_whose_files_are_removed_under_it_says_so_and_what_was_acknowledged_is_kept() {
+    let home = Home::with(POWER, "");
+    let mut agent = home.serving();
+    send(&home, 50);
+    for suffix in ["", "-wal", "-shm"] {
+        fs::remove_file(home.data(&format!("edge_store.db{suffix}"))).expect("remove");
+    }
+    send(&home, 50);
+    let status = agent.wait_for("a snapshot of it", |s| {
+        let newest = s["snapshots"]["newest"].as_array();
+        newest.is_some_and(|n| n.iter().any(|n| n["rows"].as_u64() >= Some(100)))
+    });
+    assert!(status["reasons"].to_string().contains("store_damaged"));
+    let told = status["damage"][0]["found"].as_str().unwrap_or_default();
+    assert!(told.contains("removed or replaced"), "{status:#}");
+    agent.kill();
+    home.serving().stop();
+    assert_eq!(home.values().len(), 100);
+}

@@ -498,6 +498,19 @@ fn each_recovery_has_evidence_of_its_own_also_of_a_store_that_is_gone() {
 }
 
 #[test]
+fn the_verb_says_of_an_empty_file_that_nothing_is_in_it_and_leaves_it() {
+    let home = Home::new();
+    home.write("app.db", b"");
+    let db = home.path("app.db").display().to_string();
+    for args in [&["recover", &db][..], &["recover", &db, "--json"]] {
+        let out = home.holdup(args);
+        assert_eq!(out.status.code(), Some(1), "{}", text(&out));
+        assert!(text(&out).contains("is empty"), "{}", text(&out));
+    }
+    assert_eq!(fs::read(home.path("app.db")).expect("left"), b"");
+}
+
+#[test]
 fn the_verb_names_a_database_that_is_not_there() {
     let home = Home::new();
     let out = home.holdup(&["recover", "/nonexistent/app.db"]);
