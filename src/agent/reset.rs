@@ -249,6 +249,7 @@ impl Resets {
             clock: &*self.clock,
             audit,
             reserve: &self.reserve,
+            discard: true,
             say,
         }
     }

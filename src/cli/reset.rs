@@ -394,6 +394,7 @@ fn site<'a>(by_hand: &'a ByHand, reserve: &'a Reserve, say: &'a dyn Fn(&str)) ->
         clock: &*by_hand.clock,
         audit: by_hand.audit(),
         reserve,
+        discard: true,
         say,
     }
 }

@@ -117,6 +117,8 @@ pub struct Site<'a> {
     pub audit: &'a Audit,
     /// Room for the worst day, given up for the journal.
     pub reserve: &'a Reserve,
+    /// Ask the medium to discard what no file has, at the end.
+    pub discard: bool,
     /// Told what is done next.
     pub say: &'a dyn Fn(&str),
 }

@@ -326,7 +326,9 @@ fn forward(
             erase(one, site)?;
         }
         ship(home, journal, site)?;
-        journal.discard = ask_to_discard(dir, site)?;
+        if site.discard {
+            journal.discard = ask_to_discard(dir, site)?;
+        }
         let _pass = pass(site, dir)?;
         journal.write(Step::Erased, dir, site)?;
     }

@@ -135,6 +135,7 @@ impl World {
             clock: &*self.clock,
             audit: &self.audit,
             reserve: &reserve,
+            discard: false,
             say: &|_| {},
         })
     }
