@@ -59,7 +59,8 @@ fn main() -> Result<(), String> {
     let mut line = Line::open(&home).map_err(failed)?;
     let console = line.console.id();
     let mut load = Load::connect(&home).map_err(failed)?;
-    load.drive(ROUND).map_err(failed)?;
+    // Until the agent's caches are full.
+    load.drive(10 * ROUND).map_err(failed)?;
     let before = [memory(agent.pid())?, memory(console)?];
     let mut ages = [Vec::new(), Vec::new()];
     for _ in 0..ROUNDS {
