@@ -15,6 +15,9 @@ const FIRST_OF_CHAIN: u8 = 3;
 /// And those behind it, whose parent is the one before.
 const REST_OF_CHAIN: u8 = 4;
 
+/// So many entries of a pointer map on either side must be ones for it to be believed.
+const NEIGHBOURS: usize = 3;
+
 /// Larger rows are left out, and counted: memory is bounded.
 pub const LARGEST_ROW: u64 = 8 << 20;
 
@@ -172,10 +175,14 @@ impl<'a> View<'a> {
         let Some(place) = page.checked_sub(map + 1).map(|n| n as usize * 5) else {
             return false;
         };
-        let Some(said) = bytes.get(place).filter(|k| (1..=5).contains(*k)) else {
+        let Some(said) = bytes.get(place).filter(|k| **k != 0) else {
             return false;
         };
-        *said != kind || word(&bytes, place + 1) != parent
+        // A map that was damaged itself says nothing: its neighbours must be entries, too.
+        let around = place.saturating_sub(NEIGHBOURS * 5)..=place + NEIGHBOURS * 5;
+        let mut around = around.step_by(5).filter(|at| at + 5 <= self.usable());
+        around.all(|at| is_map_entry(&bytes, at))
+            && (*said != kind || word(&bytes, place + 1) != parent)
     }
 
     /// The state of `page` at a time.
@@ -185,5 +192,41 @@ impl<'a> View<'a> {
             .into_iter()
             .rev()
             .find(|v| when(*v) <= at)
+    }
+}
+
+/// Is what stands at `at` of a pointer map an entry, or none yet? A root and a free page have no
+/// parent; all others have one.
+fn is_map_entry(map: &[u8], at: usize) -> bool {
+    let Some(kind) = map.get(at).filter(|_| at + 5 <= map.len()) else {
+        return false;
+    };
+    let parent = word(map, at + 1);
+    match kind {
+        0..=2 => parent == 0,
+        3..=5 => parent != 0,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_of_a_pointer_map_is_told_from_what_is_none() {
+        for (entry, is) in [
+            ([0, 0, 0, 0, 0], true),
+            ([1, 0, 0, 0, 0], true),
+            ([2, 0, 0, 0, 0], true),
+            ([5, 0, 0, 0, 9], true),
+            ([3, 0, 0, 1, 0], true),
+            ([1, 0, 0, 0, 9], false),
+            ([4, 0, 0, 0, 0], false),
+            ([6, 0, 0, 0, 9], false),
+        ] {
+            assert_eq!(is_map_entry(&entry, 0), is, "{entry:?}");
+        }
+        assert!(!is_map_entry(&[1, 0, 0, 0], 0), "no whole entry");
     }
 }
