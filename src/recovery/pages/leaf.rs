@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::node::{Cell, Kind, Node};
-use super::record::decode;
+use super::record::{begins_a_record, decode};
 use super::table::{Fit, Table};
 use super::view::{Flaw, View};
 
@@ -120,6 +120,7 @@ pub(super) fn sift(
         return carve(view, table, bytes, number, lies, others);
     };
     let mut too_large = 0;
+    let mut chained = vec![false; node.cells];
     let mut looked: Vec<(Option<Cell>, Fit)> = (0..node.cells)
         .map(|i| match node.cell(i) {
             Some(cell) if cell.place.end > lies.present => (Some(cell), Fit::Never),
@@ -129,7 +130,13 @@ pub(super) fn sift(
                     too_large += 1;
                     (Some(cell), Fit::Never)
                 }
-                Err(Flaw::Chain) => (Some(cell), Fit::Never),
+                Err(Flaw::Chain) => {
+                    let local = node.bytes(cell.local.clone());
+                    let columns = table.columns.len();
+                    chained[i] =
+                        cell.overflow != 0 && begins_a_record(local, cell.payload, columns);
+                    (Some(cell), Fit::Never)
+                }
             },
             None => (None, Fit::Never),
         })
@@ -173,7 +180,7 @@ pub(super) fn sift(
             return carved;
         }
     }
-    let torn = torn_sectors(&node, &looked, lies.shift);
+    let torn = torn_sectors(&node, &looked, &chained, lies.shift);
     let located = failed > 0 || !orderly;
     let slots = looked
         .into_iter()
@@ -293,14 +300,24 @@ fn drop_unordered(looked: &mut [(Option<Cell>, Fit)]) {
 }
 
 /// Sectors in which no cell that begins there is sound, so that a cell reaching into one from
-/// before may have lost its end.
-fn torn_sectors(node: &Node<'_>, looked: &[(Option<Cell>, Fit)], shift: usize) -> Vec<bool> {
+/// before may have lost its end. Of a cell that is `chained`, whose record begins as it should and
+/// goes on wrongly in other pages, only the end is in doubt: the number of the next page.
+fn torn_sectors(
+    node: &Node<'_>,
+    looked: &[(Option<Cell>, Fit)],
+    chained: &[bool],
+    shift: usize,
+) -> Vec<bool> {
     let sectors = 65_536 / SECTOR + 1;
     let (mut sound, mut failed) = (vec![0u32; sectors], vec![0u32; sectors]);
     for (i, (cell, fit)) in looked.iter().enumerate() {
-        let start = cell
-            .as_ref()
-            .map_or_else(|| node.pointer(i), |c| c.place.start);
+        let start = cell.as_ref().map_or_else(
+            || node.pointer(i),
+            |c| match chained.get(i) {
+                Some(true) => c.place.end.saturating_sub(4),
+                Some(false) | None => c.place.start,
+            },
+        );
         let count = if *fit == Fit::Never {
             &mut failed
         } else {

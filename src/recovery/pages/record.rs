@@ -85,6 +85,24 @@ pub(super) fn decode(payload: &[u8]) -> Option<Vec<Value<'_>>> {
     rest.is_empty().then_some(values)
 }
 
+/// Do the header's types, all of them in `local`, fill a record of `payload` bytes exactly, in at
+/// most `columns` values? What lies behind `local` is not looked at.
+pub(super) fn begins_a_record(local: &[u8], payload: u64, columns: usize) -> bool {
+    let adds_up = || {
+        let (header_len, mut at) = varint(local)?;
+        let header = local.get(..usize::try_from(header_len).ok()?)?;
+        let (mut whole, mut values) = (header_len, 0);
+        while at < header.len() {
+            let (serial, n) = shortest(header.get(at..)?)?;
+            at += n;
+            whole = whole.checked_add(body_len(serial)?)?;
+            values += 1;
+        }
+        Some(whole == payload && (1..=columns).contains(&values))
+    };
+    adds_up().unwrap_or(false)
+}
+
 fn value(serial: u64, body: &[u8]) -> Option<Value<'_>> {
     Some(match serial {
         0 => Value::Null,
@@ -147,6 +165,19 @@ pub(super) fn text(bytes: &[u8], encoding: Encoding) -> Option<std::borrow::Cow<
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_record_that_goes_on_elsewhere_is_known_by_its_header() {
+        // NULL, a text of 500 bytes (serial type 1013), an integer of two bytes.
+        let header = [5, 0, 0x87, 0x75, 2, b'x', b'x'];
+        let whole = 5 + 500 + 2;
+        assert!(begins_a_record(&header, whole, 3));
+        assert!(!begins_a_record(&header, whole + 1, 3), "not filled");
+        assert!(!begins_a_record(&header, whole, 2), "too many values");
+        assert!(!begins_a_record(&header[..4], whole, 3), "no whole header");
+        assert!(!begins_a_record(&[1], 1, 3), "nothing in it");
+        assert!(!begins_a_record(&[], 0, 3));
+    }
 
     #[test]
     fn a_record_of_every_serial_type_is_read_as_sqlite_means_it() {
