@@ -131,6 +131,20 @@ fn in_the_gateway(
             database.display()
         )));
     }
+    let gateway = &settings.gateway;
+    let others = [
+        gateway.ledger_path(),
+        gateway.record_path(),
+        gateway.reserve_path(),
+        gateway.heartbeat_path(),
+    ];
+    if others.into_iter().any(named) {
+        return Ok(Err(format!(
+            "{} is a file of holdup's own and no database: the agent makes it anew where it cannot \
+             be used",
+            database.display()
+        )));
+    }
     Ok(alone(settings)?.map(|by_hand| {
         // As the settings spell it: what is noted of it goes by its path.
         let ours = [settings.gateway.store_path(), settings.gateway.queue_path()];

@@ -335,10 +335,12 @@ impl Run<'_> {
         let restored = self.restore(&looked, best, &out)?;
         // Where a snapshot was tried in vain, what is without a row is not kept.
         let sound = sound && out.exists();
+        let has_tables = best.is_some_and(|b| !b.opinion.tables.is_empty());
         let verdict = match (sound, rows) {
             _ if restored.is_some() => Verdict::Restored,
             (true, 1..) => Verdict::Salvaged,
-            (true, 0) if !request.may_be_fresh => Verdict::Salvaged,
+            // An empty table is something; no table at all is nothing that anybody had.
+            (true, 0) if !request.may_be_fresh && has_tables => Verdict::Salvaged,
             _ if request.may_be_fresh => Verdict::Fresh,
             _ => Verdict::Unrecoverable,
         };

@@ -9,7 +9,7 @@ use super::super::table::Table;
 use super::super::tree::Bounds;
 use super::super::unnamed::ends_in_rowids;
 use super::super::view::when;
-use super::suit::score;
+use super::suit::{fills, score};
 use super::{Keeper, Origin, Orphan, Work, bad, trust};
 
 impl<K: Keeper> Work<'_, '_, K> {
@@ -162,9 +162,10 @@ impl<K: Keeper> Work<'_, '_, K> {
             })
             .collect();
         // An entry of an index ends with a rowid; a table that looks like one cannot be told
-        // from it.
-        if node.kind.is_index() && hint.is_none() && ends_in_rowids(&node) {
-            return None;
+        // from it, but where a row has more columns than such an entry.
+        if node.kind.is_index() && ends_in_rowids(&node) {
+            hint?;
+            scores.retain(|(_, t)| fills(self.view, &self.schema.tables[*t], &node, when(v)));
         }
         // What suits a whole table best is what that one has freed or moved, whoever else would do.
         let best = scores.iter().map(|(score, _)| *score).max()?;

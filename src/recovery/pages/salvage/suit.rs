@@ -31,6 +31,15 @@ pub(super) fn score(view: &View<'_>, table: &Table, node: &Node<'_>, at: u64) ->
         .then_some(exact * 4 + good)
 }
 
+/// Has each entry of `node` a value for every column of `table`, as a whole row has?
+pub(super) fn fills(view: &View<'_>, table: &Table, node: &Node<'_>, at: u64) -> bool {
+    (0..node.cells).filter_map(|i| node.cell(i)).all(|cell| {
+        let payload = view.payload(node, &cell, at).ok();
+        let values = payload.as_deref().and_then(decode);
+        values.is_some_and(|v| v.len() == table.columns.len())
+    })
+}
+
 /// A column whose type says something, and a value of just that type.
 pub(super) fn telling(value: &Value<'_>, affinity: Affinity) -> bool {
     matches!(
