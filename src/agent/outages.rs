@@ -15,6 +15,9 @@ use crate::recovery::{SetAside, kind_of};
 use super::explain;
 use super::room::{Full, with_room};
 
+/// No record was ever a tenth as long.
+const LONGEST: u64 = 16 << 20;
+
 /// The record, its file, and how the last outage ended.
 type Opened = (OutageRecord, BlockFile, Option<LastOutage>);
 
@@ -31,20 +34,24 @@ pub(super) fn open(
             OutageRecord::open(medium, path, gateway, boot, clock.wall())
         })
     };
-    let e = match open() {
-        Ok(opened) => return Ok((opened, None)),
-        Err(e) if e.is_full() => return Err(e),
-        Err(e) => e,
+    let there = fs::symlink_metadata(path);
+    // Reading it through would keep the guard waiting; a hole has no end.
+    let why = if there.is_ok_and(|m| m.is_file() && m.len() > LONGEST) {
+        "longer than any record".to_owned()
+    } else {
+        let e = match open() {
+            Ok(opened) => return Ok((opened, None)),
+            Err(e) if e.is_full() => return Err(e),
+            Err(e) => e,
+        };
+        match fs::symlink_metadata(path) {
+            Ok(m) if m.is_file() => format!("unusable ({})", explain(&e)),
+            Ok(m) => kind_of(&m).to_owned(),
+            // The directory itself is of no use.
+            Err(_) => return Err(e),
+        }
     };
-    let why = match fs::symlink_metadata(path) {
-        Ok(m) if m.is_file() => format!("unusable ({})", explain(&e)),
-        Ok(m) => kind_of(&m).to_owned(),
-        // The directory itself is of no use.
-        Err(_) => return Err(e),
-    };
-    let Ok(to) = medium.set_aside(path) else {
-        return Err(e);
-    };
+    let to = medium.set_aside(path)?;
     let aside = SetAside {
         from: path.to_owned(),
         to,

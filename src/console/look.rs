@@ -146,6 +146,9 @@ fn outage(s: &Status) -> String {
         Ended::Late => "everything was safe, LATE",
         Ended::Cut => "CUT in the middle of making it safe",
         Ended::Unfinished => "NOT FINISHED",
+        Ended::NeverAnnounced if last.kind == "agent_died" => {
+            "none; the agent itself ended without being stopped"
+        }
         Ended::NeverAnnounced => "power went WITHOUT A SIGN on its line",
     };
     if last.at.is_empty() {
