@@ -37,10 +37,19 @@ impl Home {
         &self.settings.gateway.data_dir
     }
 
-    /// Whose keys log in, and which no longer do.
-    pub(super) fn technicians(&self) -> [&Path; 2] {
+    /// Whose keys log in, which no longer do, and the passphrase's hash with its count of guesses.
+    pub(super) fn technicians(&self) -> Vec<PathBuf> {
         let console = &self.settings.console;
-        [&console.allowed_signers, &console.revoked_signers]
+        let mut all = vec![
+            console.allowed_signers.clone(),
+            console.revoked_signers.clone(),
+        ];
+        if let Some(hash) = &console.passphrase_file {
+            let mut guesses = hash.clone().into_os_string();
+            guesses.push(".guesses");
+            all.extend([hash.clone(), guesses.into()]);
+        }
+        all
     }
 
     /// What no level erases: other applications' databases, and what the site backs up by name.

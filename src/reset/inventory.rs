@@ -129,7 +129,9 @@ pub(super) fn list(home: &Home, choice: Choice<'_>) -> Result<Inventory, ResetEr
             bytes,
             link: link.map(|to| to.display().to_string()),
         });
-        if matches!(fate, Fate::Erased | Fate::Evidence) {
+        // The identity signs the receipt, and goes behind it.
+        let signs = name.as_bytes().starts_with(super::IDENTITY.as_bytes());
+        if matches!(fate, Fate::Erased | Fate::Evidence) && !signs {
             found.moves.push((name, fate));
         }
     }
@@ -204,15 +206,18 @@ fn fate(home: &Home, choice: Choice<'_>, name: &OsStr) -> (Fate, &'static str) {
             "backups, encrypted: only who has the key reads them",
         );
     }
-    if home.technicians().contains(&&*path) {
+    if home.technicians().contains(&path) {
         let fate = if all { Fate::Erased } else { Fate::Kept };
         return (fate, "the technicians' keys");
+    }
+    if begins(super::IDENTITY) {
+        let fate = if all { Fate::Erased } else { Fate::Kept };
+        return (fate, "the gateway's identity");
     }
     (
         Fate::Kept,
         match () {
             () if named(gateway.audit_path()) => "the audit log",
-            () if begins(super::IDENTITY) => "the gateway's identity",
             () if begins("receipts") => "receipts of resets",
             () if begins("reset.journal") => "the journal of a reset",
             () if named(gateway.record_path())
@@ -249,6 +254,18 @@ pub(super) fn unhindered(
     choice: Choice<'_>,
     found: &Inventory,
 ) -> Result<(), ResetError> {
+    let evidence = home.settings.gateway.evidence_path();
+    let moves_there = found.moves.iter().any(|(_, fate)| *fate == Fate::Evidence);
+    if moves_there
+        && let Ok(meta) = evidence.symlink_metadata()
+        && !meta.is_dir()
+    {
+        return Err(ResetError::Refused(format!(
+            "{} is no directory, and a damaged database is to be kept there: move it away, or start \
+             the agent, which sets it aside; nothing was touched",
+            evidence.display()
+        )));
+    }
     let backup = &home.settings.backup;
     let mut stay: Vec<PathBuf> = home.others().map(Path::to_owned).collect();
     stay.push(backup.dir.clone());
@@ -256,7 +273,7 @@ pub(super) fn unhindered(
     stay.extend(home.config.iter().cloned());
     if choice.level < Level::Everything {
         stay.extend(home.keys().map(Path::to_owned));
-        stay.extend(home.technicians().map(Path::to_owned));
+        stay.extend(home.technicians());
     }
     // As they are named, and as they are.
     let real: Vec<_> = stay

@@ -108,10 +108,10 @@ impl Begun {
             journal.config = plain(home)?;
         }
         if order.level == Level::Everything {
-            let there = |p: &&Path| p.symlink_metadata().is_ok();
+            let there = |p: &PathBuf| p.symlink_metadata().is_ok();
             let keys: Vec<_> = home.technicians().into_iter().filter(there).collect();
             keys.iter().try_for_each(|key| writable(key))?;
-            journal.keys = keys.into_iter().map(Path::to_owned).collect();
+            journal.keys = keys;
         }
         {
             let _pass = pass(site, dir)?;
@@ -394,7 +394,7 @@ fn ship(home: &Home, journal: &Journal, site: &Site<'_>) -> Result<(), ResetErro
         && home.config.first() == Some(&plain.path)
     {
         let _pass = pass(site, &plain.path)?;
-        let text = plain::text(&home.settings);
+        let text = plain::text(home);
         site.medium.replace(&plain.path, text.as_bytes())?;
         let folder = plain.path.parent().map(|dir| dir.join("conf.d"));
         let is_drop_in = |f: &&PathBuf| f.parent() == folder.as_deref();
@@ -403,7 +403,7 @@ fn ship(home: &Home, journal: &Journal, site: &Site<'_>) -> Result<(), ResetErro
         }
     }
     let known = home.technicians();
-    for key in journal.keys.iter().filter(|k| known.contains(&&***k)) {
+    for key in journal.keys.iter().filter(|k| known.contains(k)) {
         let _pass = pass(site, key)?;
         site.medium.remove(key)?;
     }

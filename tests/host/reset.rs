@@ -361,6 +361,10 @@ fn settings_and_everything_by_hand_leave_a_gateway_that_starts() {
     send(&home, 20);
     agent.stop();
     for level in ["settings", "everything"] {
+        // As `config set` leaves them, whether or not an agent has read them.
+        fs::create_dir_all(home.path("conf.d")).expect("conf.d");
+        home.write("conf.d/20-late.toml", b"[store]\nkeep_days = 30\n");
+        home.write("conf.d/.console-undo.json", b"{}");
         let mut args = vec!["reset", level, "--yes-erase", "host-test"];
         args.extend(BARE);
         let out = home.holdup(&args);
@@ -368,6 +372,9 @@ fn settings_and_everything_by_hand_leave_a_gateway_that_starts() {
         nothing_remains(&home);
         let config = fs::read_to_string(home.config()).expect("config");
         assert!(!config.contains("keep_days"), "{config}");
+        assert!(config.contains("sim.sock"), "the wiring stays: {config}");
+        let left = fs::read_dir(home.path("conf.d")).expect("conf.d").count();
+        assert_eq!(left, 0, "{level}: what the site had set is there");
         let checked = home.holdup(&["config", "check"]);
         assert_eq!(checked.status.code(), Some(0), "{}", text(&checked));
         assert_eq!(home.data("identity.key").exists(), level == "settings");
