@@ -53,8 +53,21 @@ pub(super) fn open(
         });
     };
     let (medium, gate, clock) = (Arc::clone(medium), Arc::clone(gate), Arc::clone(clock));
+    let behind = last
+        .as_ref()
+        .is_some_and(|n| n.epoch == book.epoch && n.highest < book.next_id - 1);
     match Ledger::open(path, last, medium, gate, clock, Box::new(told)) {
-        Ok(ledger) => Some(ledger),
+        Ok(ledger) => {
+            // An agent that was killed left it behind; what is stored must not be lost from now on.
+            if behind {
+                ledger.note(Mark {
+                    epoch: book.epoch,
+                    highest: book.next_id - 1,
+                    lowest: book.lowest_id,
+                });
+            }
+            Some(ledger)
+        }
         Err(e) => {
             unusable(mailbox, &e);
             None

@@ -70,6 +70,26 @@ fn a_store_that_ends_before_its_ledger_is_opened_and_names_the_ids_and_uses_none
 }
 
 #[test]
+fn a_ledger_that_a_killed_agent_left_behind_follows_the_store_at_the_next_start() {
+    let world = World::new();
+    stored(&world, 20);
+    let behind = fs::read(world.ledger()).expect("ledger");
+    let store = world.start(SETTINGS);
+    let told = Arc::new(Told::default());
+    store.intake().submit(chunk(&told, 1, 30, None));
+    until("they are acknowledged", || told.upto() == 30);
+    store.stop();
+    assert_eq!(noted(&world), 50);
+    // The note of its last second was never written.
+    #[expect(clippy::disallowed_methods, reason = "the test plants it")]
+    fs::write(world.ledger(), behind).expect("ledger");
+    assert_eq!(noted(&world), 20);
+    // Nothing new comes; what is there must not be lost unnamed all the same.
+    world.start(SETTINGS).stop();
+    assert_eq!(noted(&world), 50);
+}
+
+#[test]
 fn an_emptied_store_starts_above_what_was_acknowledged() {
     let world = World::new();
     stored(&world, 9);
