@@ -166,7 +166,13 @@ fn read(text: &str) {
     }
     Passphrase::read(text).ok();
     let known = Signers::read(&format!("kim {KEY}"));
-    let challenge = Challenge::new("plant-7", "login", Role::Technician, [1; 10], Mono::from_nanos(1));
+    let challenge = Challenge::new(
+        "plant-7",
+        "login",
+        Role::Technician,
+        [1; 10],
+        Mono::from_nanos(1),
+    );
     let none = Revoked::default();
     let now = Mono::from_nanos(2);
     assert!(challenge.redeem(text, &known, &none, now, 0).is_err());
