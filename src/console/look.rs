@@ -97,6 +97,7 @@ fn protection(s: &Status) -> &'static str {
     }
     match s.readiness.as_str() {
         "Ready" => "everything is safe in time",
+        "AtRisk" if s.ledger.missing.is_some() => "AT RISK: see data",
         "AtRisk" => "AT RISK: it may not be done in time; what was acknowledged is safe",
         _ => "UNPROTECTED: nothing parks it; what was acknowledged is safe",
     }

@@ -103,6 +103,9 @@ pub enum LoginError {
     /// The key may not ask for this role.
     #[error("this key may look and change nothing here: type login viewer")]
     Role,
+    /// The same of a technician's key that asks to look only.
+    #[error("this key is a technician's, and no viewer's: type login")]
+    Viewer,
     /// Nobody's key.
     #[error(
         "this key is not enrolled on this gateway: somebody who is adds it to \
@@ -127,7 +130,7 @@ impl LoginError {
             Self::NotASignature => "not_a_signature",
             Self::Expired => "expired",
             Self::Namespace => "namespace",
-            Self::Role => "role",
+            Self::Role | Self::Viewer => "role",
             Self::Unknown => "unknown_key",
             Self::Revoked => "revoked",
             Self::NotValidNow => "not_valid_now",
@@ -231,7 +234,10 @@ impl Challenge {
         };
         let mut valid = of_key.iter().filter(is_valid).peekable();
         valid.peek().ok_or(LoginError::NotValidNow)?;
-        let signer = valid.find(|s| s.may(self.role)).ok_or(LoginError::Role)?;
+        let signer = valid.find(|s| s.may(self.role)).ok_or(match self.role {
+            Role::Technician => LoginError::Role,
+            Role::Viewer => LoginError::Viewer,
+        })?;
         let signed = ENDS.iter().any(|end| {
             let message = format!("{}{end}", self.code);
             let verified = signer.key.verify(namespace, message.as_bytes(), &signature);

@@ -234,7 +234,11 @@ fn a_key_has_the_roles_of_its_namespaces_and_no_other() {
             Err(LoginError::Role),
             kim.clone(),
         ),
-        ("namespaces=\"holdup\" ", kim.clone(), Err(LoginError::Role)),
+        (
+            "namespaces=\"holdup\" ",
+            kim.clone(),
+            Err(LoginError::Viewer),
+        ),
         (
             "namespaces=\"holdup,holdup-viewer\" ",
             kim.clone(),
