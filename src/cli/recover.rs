@@ -93,6 +93,9 @@ pub(super) fn run(config: &Path, args: &RecoverArgs, out: &mut dyn Write) -> any
         Err(RecoveryError::Nothing(_)) if database.is_file() => {
             return nothing_in(&database, args.json, out);
         }
+        Err(e @ RecoveryError::Alien(_)) => {
+            return Err(e).context("move it away, or keep it as evidence with --set-aside");
+        }
         Err(e) => return Err(e).with_context(|| format!("cannot recover {}", database.display())),
     };
     if args.json {

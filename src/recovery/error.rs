@@ -59,7 +59,7 @@ pub enum RecoveryError {
     #[error("there is no database at {}, and nothing beside it", .0.display())]
     Nothing(PathBuf),
     /// The file holds text.
-    #[error("{} is not an SQLite database but text; it was left untouched: move it away, or let `holdup recover --set-aside` keep it as evidence", .0.display())]
+    #[error("{} is not an SQLite database but text; it was left untouched", .0.display())]
     Alien(PathBuf),
     /// It was told to stop; what it had begun is to be removed and begun again.
     #[error("stopped while making {}", path.display())]
