@@ -49,6 +49,10 @@ pub(crate) struct Terminal<'a> {
     screen: vt100::Parser,
     /// The private key on the laptop.
     key: &'a Path,
+    /// Bytes that came so far.
+    came: usize,
+    /// How many had come when a further page was asked for: nobody presses twice for one.
+    asked: usize,
 }
 
 impl<'a> Terminal<'a> {
@@ -59,7 +63,20 @@ impl<'a> Terminal<'a> {
             port,
             screen: vt100::Parser::new(ROWS, COLUMNS, 0),
             key,
+            came: 0,
+            asked: 0,
         }
+    }
+
+    /// Turns the page where one is full.
+    fn turns_page(&mut self) -> bool {
+        let (row, _) = self.screen.screen().cursor_position();
+        let full = self.rows().get(usize::from(row)).is_some_and(|r| r == MORE);
+        if full && self.asked != self.came {
+            self.asked = self.came;
+            self.port.write_all(b" ").expect("the port");
+        }
+        full
     }
 
     /// Types `session` for the gateway of that name, and compares what comes; what was on the
@@ -97,6 +114,7 @@ impl<'a> Terminal<'a> {
     fn look(&mut self) {
         let mut buffer = [0; 4096];
         if let Ok(n) = self.port.read(&mut buffer) {
+            self.came += n;
             self.screen.process(&buffer[..n]);
         }
     }
@@ -113,9 +131,7 @@ impl<'a> Terminal<'a> {
             let (row, column) = self.screen.screen().cursor_position();
             let rows = self.rows();
             let here = rows.get(usize::from(row)).cloned().unwrap_or_default();
-            if here == MORE {
-                self.port.write_all(b" ").expect("the port");
-            }
+            self.turns_page();
             let stands = match prompt {
                 // The recording's first words, and an answer's empty prompt, stand a row above.
                 FIRST | PASTE => rows[..usize::from(row)]
@@ -137,12 +153,11 @@ impl<'a> Terminal<'a> {
     fn compare(&mut self, from: usize, step: &Step) {
         let done = poll(GENEROUS, || {
             self.look();
-            let (row, _) = self.screen.screen().cursor_position();
-            let rows = self.rows();
-            if rows[usize::from(row)] == MORE {
-                self.port.write_all(b" ").expect("the port");
+            if self.turns_page() {
                 return None;
             }
+            let (row, _) = self.screen.screen().cursor_position();
+            let rows = self.rows();
             let seen = &rows[from..usize::from(row).max(from)];
             is_like(&step.rows, seen).then_some(())
         });

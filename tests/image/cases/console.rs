@@ -13,9 +13,9 @@ const GATEWAY: &str = "plant-7";
 /// In the place of systemd's: the gateway's root here is busybox. What it does is the same.
 const SYSTEMCTL: &[u8] = br#"#!/bin/sh
 run() { setsid holdup run --config /etc/holdup/holdup.toml </dev/null >>/run/jobs/agent.log 2>&1 & echo $! >/run/agent.pid; }
-serves() { holdup status --config /etc/holdup/holdup.toml >/dev/null 2>&1; }
+serves() { holdup status --json --config /etc/holdup/holdup.toml 2>/dev/null | grep -q '"store": *"running"'; }
 end() { kill -TERM "$(cat /run/agent.pid)" 2>/dev/null; while kill -0 "$(cat /run/agent.pid)" 2>/dev/null; do sleep 0.1; done; }
-# Type=notify: a start waits until the agent is ready, or has ended.
+# A start waits until readings are taken, or the agent has ended.
 begin() { run; while kill -0 "$(cat /run/agent.pid)" 2>/dev/null && ! serves; do sleep 0.1; done; serves; }
 case $1 in
     start) begin ;;
