@@ -24,8 +24,6 @@ const VERSION: u32 = 1;
 const MOST: usize = 20;
 /// Bytes of their file.
 const LARGEST: u64 = 4 << 20;
-/// The file itself: hidden, so that it is no part of the configuration.
-const FORMER: &str = ".console-undo.json";
 
 #[derive(Debug, Args)]
 pub(super) struct SetArgs {
@@ -217,7 +215,7 @@ fn folder(config: &Path) -> PathBuf {
 }
 
 fn read(config: &Path) -> anyhow::Result<Former> {
-    let path = folder(config).join(FORMER);
+    let path = folder(config).join(config::FORMER);
     let Some(text) = present(&path)? else {
         return Ok(Former::default());
     };
@@ -244,7 +242,7 @@ fn write(config: &Path, former: &Former) -> anyhow::Result<()> {
         version: VERSION,
         changes: former.changes.iter().map(Change::copy).collect(),
     })?;
-    door::replace_private(&folder.join(FORMER), text.as_bytes()).map_err(anyhow::Error::msg)
+    door::replace_private(&folder.join(config::FORMER), text.as_bytes()).map_err(anyhow::Error::msg)
 }
 
 impl Change {

@@ -14,6 +14,9 @@ use super::schema::{KEYS, Key, Kind, Scope};
 use super::suggest;
 use super::{ConfigError, Loaded, identify, load_given};
 
+/// In `conf.d`: what `config undo` takes back. Hidden, so that it is no part of the configuration.
+pub const FORMER: &str = ".console-undo.json";
+
 /// The name of the file; the last of `conf.d`.
 const FILE: &str = "zz-console.toml";
 

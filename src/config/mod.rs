@@ -28,7 +28,7 @@ mod suggest;
 mod validate;
 
 pub use boards::BUILT_IN as BUILT_IN_BOARDS;
-pub use edit::{Proposed, propose, would_load};
+pub use edit::{FORMER, Proposed, propose, would_load};
 pub use fragment::{Origin, Value};
 pub use identify::{Identity, by_device_tree, identify};
 pub use network::{Network, NetworkError, System};

@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, access};
 use toml::Value;
 
+use crate::config::FORMER;
+
 use super::ResetError;
 use super::home::Home;
 use super::journal::Plain;
-
-/// What `config undo` takes its texts from, in `conf.d`.
-const UNDO: &str = ".console-undo.json";
 
 /// What a reset makes of the configuration.
 ///
@@ -46,7 +45,7 @@ fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, ResetError> {
     for entry in entries {
         let path = entry.map_err(ResetError::io("list", &folder))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.ends_with(".toml") || name == UNDO {
+        if name.ends_with(".toml") || name == FORMER {
             all.push(path);
         }
     }
@@ -70,7 +69,10 @@ pub(super) fn writable(path: &Path) -> Result<(), ResetError> {
 }
 
 /// What will be in the main file.
-pub(super) fn text(home: &Home) -> String {
+///
+/// # Errors
+/// How the site is wired cannot be read.
+pub(super) fn text(home: &Home) -> Result<String, ResetError> {
     let settings = &home.settings;
     let (gateway, console) = (&settings.gateway, &settings.console);
     let word = |text: &str| Value::from(text).to_string();
@@ -79,7 +81,7 @@ pub(super) fn text(home: &Home) -> String {
     let passphrase = passphrase.map_or_else(String::new, |file| {
         format!("passphrase_file = {}\n", path(file))
     });
-    format!(
+    Ok(format!(
         "# As shipped: `holdup reset` wrote it. `holdup config show` lists all keys.\n\
          # The hold-up time is to be measured again: `holdup power measure`.\n\n\
          [gateway]\nid = {}\ndata_dir = {}\nrun_dir = {}\n\n\
@@ -94,28 +96,33 @@ pub(super) fn text(home: &Home) -> String {
         console.baud,
         path(&console.allowed_signers),
         path(&console.revoked_signers),
-        wiring(&home.config),
-    )
+        wiring(&home.config)?,
+    ))
 }
 
 /// How this site's lines are wired, as its files say: all of `[board]`. The main file is replaced
 /// before the others go, so after a cut it is found again.
-fn wiring(files: &[PathBuf]) -> String {
+fn wiring(files: &[PathBuf]) -> Result<String, ResetError> {
     let mut board = toml::Table::new();
     for file in files {
-        let read = std::fs::read_to_string(file).ok();
-        if let Some(Value::Table(more)) = read
-            .and_then(|text| text.parse::<toml::Table>().ok())
-            .and_then(|mut all| all.remove("board"))
-        {
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) => text,
+            // Gone already, before a cut.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(ResetError::io("read", file)(e)),
+        };
+        let mut all = text.parse::<toml::Table>().map_err(|e| {
+            ResetError::Refused(format!("{} is no TOML any more: {e}", file.display()))
+        })?;
+        if let Some(Value::Table(more)) = all.remove("board") {
             merge(&mut board, more);
         }
     }
     if board.is_empty() {
-        return String::new();
+        return Ok(String::new());
     }
     let all = toml::Table::from_iter([("board".to_owned(), Value::Table(board))]);
-    format!("\n{all}")
+    Ok(format!("\n{all}"))
 }
 
 /// A later file's value wins, table by table.

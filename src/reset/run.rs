@@ -394,7 +394,7 @@ fn ship(home: &Home, journal: &Journal, site: &Site<'_>) -> Result<(), ResetErro
         && home.config.first() == Some(&plain.path)
     {
         let _pass = pass(site, &plain.path)?;
-        let text = plain::text(home);
+        let text = plain::text(home)?;
         site.medium.replace(&plain.path, text.as_bytes())?;
         let folder = plain.path.parent().map(|dir| dir.join("conf.d"));
         let is_drop_in = |f: &&PathBuf| f.parent() == folder.as_deref();

@@ -1,3 +1,5 @@
+//! What is a command, who may give it, and that every row of help fits the screen.
+
 use super::*;
 
 #[test]

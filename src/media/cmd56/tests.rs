@@ -1,3 +1,5 @@
+//! Pages as each layout has them, and what is refused: no page is believed for want of a better one.
+
 use proptest::prelude::*;
 
 use super::*;
